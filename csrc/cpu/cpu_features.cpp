@@ -1,0 +1,27 @@
+#include "cpu_features.h"
+
+namespace vqdm::cpu {
+
+const CpuFeatures& cpu_features() {
+  static const CpuFeatures features = [] {
+    CpuFeatures found;
+#if defined(__x86_64__) || defined(__i386__)
+    // The builtin also asks the operating system (XGETBV), so a kernel that masks AVX-512 is respected.
+    __builtin_cpu_init();
+    found.avx2_fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    found.avx512 = found.avx2_fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+#endif
+    return found;
+  }();
+  return features;
+}
+
+std::vector<std::string> cpu_feature_names() {
+  std::vector<std::string> names;
+  if (cpu_features().avx2_fma) names.insert(names.end(), {"avx2", "fma"});
+  if (cpu_features().avx512) names.emplace_back("avx512");
+  return names;
+}
+
+}  // namespace vqdm::cpu

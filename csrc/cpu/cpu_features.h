@@ -1,0 +1,18 @@
+// Which instruction sets this processor offers to a kernel: asked once per process.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace vqdm::cpu {
+
+struct CpuFeatures {
+  bool avx2_fma = false;  // AVX2 and FMA3, enabled by the operating system
+  bool avx512 = false;    // AVX-512 F, VL, DQ and BW, enabled by the operating system
+};
+
+const CpuFeatures& cpu_features();
+std::vector<std::string> cpu_feature_names();
+
+}  // namespace vqdm::cpu

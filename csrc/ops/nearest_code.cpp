@@ -1,0 +1,105 @@
+// torch.ops.vqdm.nearest_code: schema and CPU implementation. Formula and promises: csrc/cpu/nearest_code.h.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../cpu/nearest_code.h"
+#include "nearest_code_shapes.h"
+
+namespace vqdm {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+cpu::DType dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double: return cpu::DType::kFloat64;
+    case ScalarType::Float: return cpu::DType::kFloat32;
+    case ScalarType::Half: return cpu::DType::kFloat16;
+    case ScalarType::BFloat16: return cpu::DType::kBFloat16;
+    default: throw std::invalid_argument("vqdm::nearest_code: a dtype that is not floating");
+  }
+}
+
+cpu::Matrix matrix_at(const Tensor& t, int64_t offset, int64_t row_stride, int64_t col_stride) {
+  const cpu::DType dtype = dtype_of(t);
+  const int64_t element = dtype == cpu::DType::kFloat64 ? 8 : dtype == cpu::DType::kFloat32 ? 4 : 2;
+  return {static_cast<const char*>(t.const_data_ptr()) + offset * element, dtype, row_stride, col_stride};
+}
+
+template <typename Out>
+void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Tensor>& bias,
+                       const NearestCodeShapes& shapes, Out* dist2, int64_t* indices) {
+  // Heads that share codes and bias share their packing: a codebook [K, d] under z [B, N, d] is packed once.
+  std::map<std::pair<int64_t, int64_t>, size_t> seen;
+  std::vector<std::unique_ptr<cpu::NearestCodeSearch>> searches;
+  std::vector<cpu::NearestCodeSearch*> search_of_head;
+  for (int64_t h = 0; h < shapes.num_heads; ++h) {
+    const auto [found, is_new] = seen.try_emplace({shapes.e_offset[h], shapes.bias_offset[h]}, searches.size());
+    if (is_new) {
+      searches.push_back(std::make_unique<cpu::NearestCodeSearch>(
+          matrix_at(e, shapes.e_offset[h], e.stride(-2), e.stride(-1)),
+          bias ? matrix_at(*bias, shapes.bias_offset[h], bias->stride(-1), 0) : cpu::Matrix{}, shapes.K, shapes.d));
+    }
+    search_of_head.push_back(searches[found->second].get());
+  }
+  for (auto& search : searches) {
+    torch::stable::parallel_for(0, search->num_panels(), 4,
+                                [&](int64_t begin, int64_t end) { search->pack(begin, end); });
+    search->finish_packing();
+  }
+
+  // Rows are independent, so how they are cut into blocks changes the time alone.
+  const int64_t threads = torch::stable::get_num_threads(), most = searches[0]->max_block_rows();
+  int64_t blocks = (shapes.N + most - 1) / most;
+  if (shapes.num_heads < threads) blocks = (blocks + threads - 1) / threads * threads;
+  const int64_t tiles = (shapes.N + cpu::kTileRows - 1) / cpu::kTileRows;
+  const int64_t rows = (tiles + blocks - 1) / blocks * cpu::kTileRows;
+  blocks = (shapes.N + rows - 1) / rows;
+  torch::stable::parallel_for(0, shapes.num_heads * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t job = begin; job < end; ++job) {
+      const int64_t h = job / blocks, first = job % blocks * rows;
+      search_of_head[h]->search(matrix_at(z, shapes.z_offset[h], z.stride(-2), z.stride(-1)), first,
+                                std::min(first + rows, shapes.N), dist2 + h * shapes.N, indices + h * shapes.N);
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::optional<Tensor> bias) {
+  const NearestCodeShapes shapes(z, e, bias);
+  const bool wide = dtype_of(z) == cpu::DType::kFloat64 || dtype_of(e) == cpu::DType::kFloat64 ||
+                    (bias && dtype_of(*bias) == cpu::DType::kFloat64);
+  const Tensor dist2 =
+      torch::stable::new_empty(z, shapes.output_sizes, wide ? ScalarType::Double : ScalarType::Float);
+  const Tensor indices = torch::stable::new_empty(z, shapes.output_sizes, ScalarType::Long);
+  if (dist2.numel() > 0) {
+    auto* out = static_cast<int64_t*>(indices.mutable_data_ptr());
+    if (wide) {
+      nearest_code_into(z, e, bias, shapes, static_cast<double*>(dist2.mutable_data_ptr()), out);
+    } else {
+      nearest_code_into(z, e, bias, shapes, static_cast<float*>(dist2.mutable_data_ptr()), out);
+    }
+  }
+  return {dist2, indices};
+}
+
+}  // namespace
+}  // namespace vqdm
+
+STABLE_TORCH_LIBRARY_FRAGMENT(vqdm, m) {
+  m.def("nearest_code(Tensor z, Tensor e, Tensor? bias=None) -> (Tensor dist2, Tensor indices)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(vqdm, CPU, m) { m.impl("nearest_code", TORCH_BOX(&vqdm::nearest_code)); }

@@ -1,0 +1,1 @@
+"""One file per operator: its definition, Python wrapper, fake kernel and gradient."""

@@ -1,0 +1,131 @@
+"""Nearest code: assign every feature to its closest code vector.
+
+    D[i, k]    = sum_j (z_ij - e_kj)^2 + bias_k      in float64, j from left to right
+    dist2[i]   = min_k D[i, k]                       rounded once to the output type
+    indices[i] = argmin_k D[i, k]                    ties go to the smallest k
+
+Shapes: N features, K codes, d dimensions; leading dimensions (heads) broadcast.
+Specification: vqdm_cuda/reference/nearest_code.py.  Kernels: csrc/{cpu,cuda}/nearest_code.*
+"""
+
+import torch
+from torch import Tensor
+
+from vqdm_cuda import _library
+from vqdm_cuda.ops.code_sums import code_sums
+
+__all__ = ["nearest_code"]
+
+
+def nearest_code(
+    z: Tensor,  # [..., N, d] float64, float32, bfloat16 or float16, any strides
+    e: Tensor,  # [..., K, d] any of these types
+    bias: Tensor | None = None,  # [..., K] added to the squared distance (a power diagram)
+) -> tuple[Tensor, Tensor]:
+    """Return the squared distance to, and the index of, the closest code of each feature.
+
+    The [N, K] distance matrix is never stored. The answer is that of float64 arithmetic on the given values, bit for
+    bit on every backend, for any offset, scale, tiling and number of threads. Codes that hold NaN or Inf, or whose bias
+    is NaN or +Inf, are never chosen while another exists; where none exists, and for a feature that holds NaN or Inf,
+    the index is 0 and the distance NaN.
+
+    Returns:
+        dist2 [..., N], float32 (float64 where an input is float64), bias included; differentiable in z, e and bias.
+        indices [..., N], int64.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty codebook, tensors on different devices, CUDA tensors on a build
+            without CUDA kernels.
+        TypeError: an argument that is not a tensor of a floating type.
+
+    Example:
+        >>> dist2, indices = nearest_code(torch.randn(1024, 64), torch.randn(512, 64))
+        >>> dist2.shape, indices.shape
+        (torch.Size([1024]), torch.Size([1024]))
+    """
+    _check(z, e, bias)
+    if z.is_cuda and not _library.has_cuda_kernels():
+        raise ValueError(
+            f"nearest_code: expected CPU tensors, as this build of vqdm_cuda has no CUDA kernels, got {z.device}; "
+            "rebuild it where nvcc is found: pip install --no-build-isolation ."
+        )
+    return torch.ops.vqdm.nearest_code(z, e, bias)
+
+
+_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def _check(z: Tensor, e: Tensor, bias: Tensor | None) -> None:
+    for name, tensor in (("z", z), ("e", e), ("bias", bias)):
+        if tensor is None and name == "bias":
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"nearest_code: expected {name} to be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _FLOATING:
+            raise TypeError(
+                f"nearest_code: expected {name} of dtype float64, float32, bfloat16 or float16, got {tensor.dtype}"
+            )
+        if tensor.device != z.device:
+            raise ValueError(f"nearest_code: expected {name} on the device of z, {z.device}, got {tensor.device}")
+    if z.dim() < 2 or e.dim() < 2 or z.shape[-1] != e.shape[-1]:
+        raise ValueError(
+            "nearest_code: expected z [..., N, d] and e [..., K, d] with equal d, "
+            f"got {list(z.shape)} and {list(e.shape)}"
+        )
+    if e.shape[-2] < 1 or e.shape[-1] < 1:
+        raise ValueError(f"nearest_code: expected e [..., K, d] with K >= 1 and d >= 1, got {list(e.shape)}")
+    if bias is not None and (bias.dim() < 1 or bias.shape[-1] != e.shape[-2]):
+        raise ValueError(
+            f"nearest_code: expected bias [..., K] with K = {e.shape[-2]} codes as in e, got {list(bias.shape)}"
+        )
+    try:
+        _heads(z, e, bias)
+    except RuntimeError:
+        shapes = ", ".join(str(list(t.shape)) for t in (z, e, bias) if t is not None)
+        raise ValueError(f"nearest_code: expected leading dimensions that broadcast, got {shapes}") from None
+
+
+def _heads(z: Tensor, e: Tensor, bias: Tensor | None) -> torch.Size:
+    return torch.broadcast_shapes(z.shape[:-2], e.shape[:-2], () if bias is None else bias.shape[:-1])
+
+
+@torch.library.register_fake("vqdm::nearest_code")
+def _(z: Tensor, e: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    _check(z, e, bias)
+    sizes = (*_heads(z, e, bias), z.shape[-2])
+    wide = any(t is not None and t.dtype == torch.float64 for t in (z, e, bias))
+    dist2 = z.new_empty(sizes, dtype=torch.float64 if wide else torch.float32)
+    return dist2, z.new_empty(sizes, dtype=torch.int64)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    z, e, bias = inputs
+    _, indices = output
+    ctx.mark_non_differentiable(indices)
+    ctx.save_for_backward(z, e, indices)
+    ctx.bias_like = None if bias is None else (bias.shape, bias.dtype)
+
+
+def _backward(ctx, grad_dist2: Tensor, _grad_indices) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    z, e, indices = ctx.saved_tensors
+    heads, K = indices.shape[:-1], e.shape[-2]
+    grad_z = grad_e = grad_bias = None
+    if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+        # d dist2_i / d z_i = 2 (z_i - e_k*), and the negative of that for e_k*.
+        chosen = e.to(grad_dist2.dtype).expand(*heads, *e.shape[-2:]).gather(
+            -2, indices[..., None].expand(*indices.shape, e.shape[-1])
+        )  # fmt: skip
+        g = 2.0 * grad_dist2[..., None] * (z.to(grad_dist2.dtype) - chosen)  # [..., N, d]
+        if ctx.needs_input_grad[0]:
+            grad_z = g.sum_to_size(z.shape).to(z.dtype)
+        if ctx.needs_input_grad[1]:
+            sums, _ = code_sums(g, indices, K)
+            grad_e = -sums.sum_to_size(e.shape).to(e.dtype)
+    if ctx.needs_input_grad[2]:
+        shape, dtype = ctx.bias_like
+        sums, _ = code_sums(grad_dist2[..., None], indices, K)
+        grad_bias = sums[..., 0].sum_to_size(shape).to(dtype)
+    return grad_z, grad_e, grad_bias
+
+
+torch.library.register_autograd("vqdm::nearest_code", _backward, setup_context=_setup_context)
