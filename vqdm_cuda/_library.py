@@ -16,14 +16,9 @@ except ImportError as error:
         "in a checkout, with a C++ compiler on PATH"
     ) from error
 
-__all__ = ["cuda_library_path", "facts", "has_cuda_kernels"]
+__all__ = ["build_info", "has_cuda_kernels"]
 
 _CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")
-
-
-def cuda_library_path() -> Path | None:
-    """The CUDA half of the extension, or None where it was built without nvcc."""
-    return _CUDA_LIBRARY if _CUDA_LIBRARY.exists() else None
 
 
 def has_cuda_kernels() -> bool:
@@ -31,9 +26,19 @@ def has_cuda_kernels() -> bool:
     return _CUDA_LIBRARY.exists() and torch.version.cuda is not None
 
 
-def facts() -> dict[str, object]:
-    """What was built and what this processor can run: version, cpu_kernel, cpu_features, cuda_archs."""
-    return _C.facts()
+def build_info() -> dict[str, object]:
+    """What was built, and which of it this processor runs.
+
+    Returns:
+        version, compiler and torch_headers (what the library was built with), cpu_kernel (the fastest that this
+        processor runs: avx512, avx2 or portable), cpu_features, cuda_archs (empty where built without nvcc),
+        cuda_library (its file, or None), cuda_kernels (whether CUDA tensors will run).
+    """
+    return {
+        **_C.facts(),
+        "cuda_library": str(_CUDA_LIBRARY) if _CUDA_LIBRARY.exists() else None,
+        "cuda_kernels": has_cuda_kernels(),
+    }
 
 
 if has_cuda_kernels():

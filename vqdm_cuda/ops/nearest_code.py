@@ -90,7 +90,7 @@ def _heads(z: Tensor, e: Tensor, bias: Tensor | None) -> torch.Size:
 
 
 @torch.library.register_fake("vqdm::nearest_code")
-def _(z: Tensor, e: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _(z: Tensor, e: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     _check(z, e, bias)
     sizes = (*_heads(z, e, bias), z.shape[-2])
     wide = any(t is not None and t.dtype == torch.float64 for t in (z, e, bias))

@@ -1,0 +1,453 @@
+"""nearest_code against its definition in float64: the same index and the same bits of dist2, whatever the input."""
+
+import itertools
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from vqdm_cuda import nearest_code, reference
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def assert_exact(z: Tensor, e: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    dist2, indices = nearest_code(z, e, bias)
+    expected_dist2, expected_indices = reference.nearest_code(z, e, bias)
+    assert torch.equal(indices, expected_indices)
+    assert dist2.dtype == expected_dist2.dtype
+    assert torch.equal(dist2.nan_to_num(nan=-1.0), expected_dist2.nan_to_num(nan=-1.0))
+    return dist2, indices
+
+
+# ---- values ----
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 100, 256])
+@pytest.mark.parametrize(("N", "K"), [(1, 1), (5, 2), (6, 63), (7, 64), (13, 65), (129, 1023), (400, 130)])
+def test_every_shape(N: int, K: int, d: int) -> None:
+    assert_exact(normal(N, d, seed=1), normal(K, d, seed=2))
+
+
+@pytest.mark.parametrize(("z_dtype", "e_dtype"), list(itertools.product(FLOATING, FLOATING)))
+def test_every_pair_of_dtypes(z_dtype: torch.dtype, e_dtype: torch.dtype) -> None:
+    dist2, _ = assert_exact(normal(50, 9, dtype=z_dtype), normal(70, 9, seed=1, dtype=e_dtype))
+    assert dist2.dtype == (torch.float64 if torch.float64 in (z_dtype, e_dtype) else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", FLOATING)
+def test_bias_makes_a_power_diagram(dtype: torch.dtype) -> None:
+    z, e, bias = normal(200, 6), normal(90, 6, seed=1), normal(90, seed=2, dtype=dtype) * 3
+    _, indices = assert_exact(z, e, bias)
+    assert not torch.equal(indices, nearest_code(z, e)[1])
+
+
+@pytest.mark.parametrize(
+    ("z_shape", "e_shape", "bias_shape"),
+    [
+        ((2, 3, 20, 5), (2, 3, 30, 5), (2, 3, 30)),
+        ((3, 20, 5), (30, 5), None),
+        ((20, 5), (4, 30, 5), (30,)),
+        ((2, 1, 20, 5), (3, 30, 5), (2, 1, 30)),
+        ((20, 5), (30, 5), (4, 30)),
+    ],
+)
+def test_heads_broadcast(z_shape, e_shape, bias_shape) -> None:
+    z, e = normal(*z_shape), normal(*e_shape, seed=1)
+    bias = None if bias_shape is None else normal(*bias_shape, seed=2)
+    assert_exact(z, e, bias)
+
+
+# ---- the exactness contract on nasty input ----
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e3, 1e4, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_offsets_change_nothing(offset: float, dtype: torch.dtype) -> None:
+    assert_exact(normal(300, 16, dtype=dtype) + offset, normal(500, 16, seed=1, dtype=dtype) + offset)
+
+
+def test_offset_of_one_coordinate_and_two_far_clusters() -> None:
+    z, e = normal(200, 8), normal(300, 8, seed=1)
+    z[:, 0] += 1e4
+    e[:, 0] += 1e4
+    assert_exact(z, e)
+    z[::2] += 1e4
+    z[1::2] -= 1e4
+    e[::2] += 1e4
+    e[1::2] -= 1e4
+    assert_exact(z, e)
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e-6, 1e18, 1e19, 1e30])
+def test_scales(scale: float) -> None:
+    assert_exact(normal(100, 7) * scale, normal(80, 7, seed=1) * scale)
+
+
+def test_extreme_float64_scales_and_mixed_row_scales() -> None:
+    for scale in (1e-300, 1e-160, 1e150, 1e300):
+        assert_exact(normal(40, 5, dtype=torch.float64) * scale, normal(30, 5, seed=1, dtype=torch.float64) * scale)
+    rows = torch.logspace(-30, 30, 100)[:, None]
+    assert_exact(normal(100, 7) * rows, normal(80, 7, seed=1))
+    e = normal(200, 7, seed=1)
+    e[13] = 1e18  # one huge code: the bound on the filter becomes useless, the answer must not
+    assert_exact(normal(100, 7), e)
+
+
+@pytest.mark.parametrize("power", range(2, 51, 4))
+def test_relative_gaps(power: int) -> None:
+    """Two codes whose distances to z differ by about 2^-power of the distance."""
+    d = 8
+    z = normal(64, d, dtype=torch.float64)
+    direction = torch.nn.functional.normalize(normal(d, seed=5, dtype=torch.float64), dim=0)
+    for sign in (1, -1):
+        e = torch.stack([z[0] + direction, z[0] - direction * (1 + sign * 2.0**-power)])
+        assert_exact(z, e)
+        assert_exact(z[:1], torch.cat([e, e.flip(0), e]))
+
+
+def test_one_ulp_apart() -> None:
+    z = normal(500, 4)
+    e = normal(40, 4, seed=1)
+    assert_exact(z, torch.cat([torch.nextafter(e, e + 1), e, torch.nextafter(e, e - 1)]))
+
+
+def test_duplicates_go_to_the_lowest_index() -> None:
+    z, e = normal(100, 16), normal(40, 16, seed=1)
+    _, indices = assert_exact(z, e.repeat(9, 1))
+    assert int(indices.max()) < 40
+    assert nearest_code(z, e[:1].expand(5000, 16))[1].eq(0).all()
+    assert nearest_code(z, torch.zeros(5000, 16))[1].eq(0).all()
+    half = normal(3000, 16, seed=2)
+    half[1500:] = half[:1500].flip(0)
+    assert_exact(z, half)
+    lattice = torch.cartesian_prod(*[torch.arange(4.0)] * 4)  # many exact ties between different codes
+    assert_exact(torch.rand(200, 4, generator=torch.Generator().manual_seed(0)).mul(6).round().div(2), lattice)
+
+
+def test_near_collapsed_codebook() -> None:
+    e = normal(1, 8) + normal(2000, 8, seed=1, dtype=torch.float64) * 1e-12
+    assert_exact(normal(50, 8, seed=2), e)
+
+
+def test_duplicates_with_different_bias_are_different_codes() -> None:
+    bias = torch.linspace(1, -1, 600)
+    dist2, indices = assert_exact(normal(30, 4), torch.zeros(600, 4), bias)
+    assert indices.eq(599).all()
+    assert bool((dist2 < normal(30, 4).square().sum(1)).all())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_rows_and_codes(value: float) -> None:
+    z, e = normal(60, 5), normal(200, 5, seed=1)
+    z[3, 2] = z[59, 0] = value
+    e[0, 0] = e[77, 4] = value
+    dist2, indices = assert_exact(z, e)
+    assert int(indices[3]) == 0
+    assert bool(dist2[3].isnan())
+    assert not indices[:3].eq(0).any()
+    dist2, indices = nearest_code(z, torch.full((9, 5), value))
+    assert indices.eq(0).all()
+    assert dist2.isnan().all()
+
+
+def test_excluded_codes_by_bias() -> None:
+    z, e = normal(60, 5), normal(100, 5, seed=1)
+    bias = torch.zeros(100)
+    bias[::2], bias[1] = float("inf"), float("nan")
+    _, indices = assert_exact(z, e, bias)
+    assert bool((indices % 2 == 1).all())
+    assert not indices.eq(1).any()
+    dist2, indices = nearest_code(z, e, torch.full((100,), float("inf")))
+    assert dist2.isnan().all()
+    assert indices.eq(0).all()
+
+
+def test_huge_bias_and_minus_infinity() -> None:
+    z, e, bias = normal(60, 5), normal(100, 5, seed=1), normal(100, seed=2)
+    assert_exact(z, e, bias * 1e8)
+    assert_exact(z, e, bias * 1e35)
+    bias[42] = -float("inf")
+    assert nearest_code(z, e, bias)[1].eq(42).all()
+
+
+def test_saturation_of_the_float32_result() -> None:
+    dist2, _ = nearest_code(torch.zeros(1, 2), torch.full((1, 2), 1e30))
+    assert bool(dist2.isinf())
+    dist2, _ = nearest_code(torch.zeros(1, 2), torch.full((1, 2), 1e-30))
+    assert float(dist2) == 0.0
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.t().contiguous().t(),
+        lambda x: x.repeat(1, 3)[:, x.shape[1] : 2 * x.shape[1]],
+        lambda x: x.repeat_interleave(2, 0)[::2],
+        lambda x: x.repeat_interleave(3, 1)[:, ::3],
+        lambda x: torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape),
+    ],
+)
+def test_any_strides(view) -> None:
+    z, e = normal(70, 12), normal(130, 12, seed=1)
+    expected = reference.nearest_code(z, e)
+    for a, b in ((view(z), e), (z, view(e)), (view(z), view(e))):
+        dist2, indices = nearest_code(a, b)
+        assert torch.equal(indices, expected[1])
+        assert torch.equal(dist2, expected[0])
+
+
+def test_expanded_and_channels_first_views() -> None:
+    e = normal(40, 6)
+    assert_exact(normal(1, 6).expand(33, 6), e)
+    assert_exact(normal(33, 1).expand(33, 6), e)
+    images = normal(2, 6, 5, 7)
+    rows = images.permute(0, 2, 3, 1).reshape(2, 35, 6)
+    view = images.flatten(2).transpose(1, 2)
+    assert torch.equal(nearest_code(view, e)[1], nearest_code(rows, e)[1])
+
+
+def test_empty_input() -> None:
+    z = torch.zeros(0, 4, requires_grad=True)
+    dist2, indices = nearest_code(z, normal(5, 4))
+    assert dist2.shape == indices.shape == (0,)
+    assert indices.dtype == torch.int64
+    dist2.sum().backward()
+    assert z.grad is not None
+    assert z.grad.shape == (0, 4)
+    assert nearest_code(torch.zeros(3, 0, 4), normal(5, 4))[0].shape == (3, 0)
+    assert nearest_code(torch.zeros(0, 7, 4), normal(5, 4))[0].shape == (0, 7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    N=st.integers(0, 40), K=st.integers(1, 150), d=st.integers(1, 40), seed=st.integers(0, 10**6),
+    offset=st.sampled_from([0.0, 3.0, 100.0, 1e5]), levels=st.sampled_from([0, 1, 2, 8]),
+    dtype=st.sampled_from(FLOATING), biased=st.booleans(),
+)  # fmt: skip
+def test_any_input(N, K, d, seed, offset, levels, dtype, biased) -> None:
+    z, e = normal(N, d, seed=seed) + offset, normal(K, d, seed=seed + 1) + offset
+    if levels:  # a lattice: ties abound
+        z, e = (z * levels).round(), (e * levels).round()
+    assert_exact(z.to(dtype), e.to(dtype), normal(K, seed=seed + 2).round() if biased else None)
+
+
+# ---- properties ----
+
+
+@pytest.mark.parametrize("kernel", ["portable", "avx2", "avx512"])
+def test_every_cpu_kernel_gives_the_same_bits(kernel: str, tmp_path) -> None:
+    """A fresh process per kernel, as the choice is made once; a kernel the processor lacks falls to the next."""
+    program = """
+import sys, torch
+from vqdm_cuda import build_info, nearest_code
+g = torch.Generator().manual_seed(3)
+answers = []
+for N, K, d, offset in [(301, 1000, 16, 0), (97, 257, 5, 100), (64, 130, 33, 0), (50, 3000, 1, 0)]:
+    z, e, bias = (torch.randn(*s, generator=g) + offset for s in ((N, d), (K, d), (K,)))
+    e[K // 2:] = e[: K - K // 2].clone()
+    answers += [*nearest_code(z, e), *nearest_code(z, e, bias)]
+import numpy
+numpy.savez(sys.argv[1], *[a.numpy() for a in answers])
+print(build_info()["cpu_kernel"])
+"""
+    import numpy as np
+
+    from vqdm_cuda import build_info
+
+    def run(name: str) -> tuple[str, list]:
+        out = tmp_path / f"{name}.npz"
+        ran = subprocess.run(
+            [sys.executable, "-c", program, str(out)], env=_environment(VQDM_CPU_KERNEL=name),
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        with np.load(out) as data:
+            return ran.stdout.strip(), [data[key] for key in data.files]
+
+    used, answers = run(kernel)
+    if kernel == "portable" or kernel in build_info()["cpu_features"]:
+        assert used == kernel
+    _, expected = run("portable")
+    assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
+
+
+def _environment(**extra: str) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **extra}
+
+
+def test_threads_batch_mates_and_order_do_not_matter() -> None:
+    z, e = normal(1500, 16), normal(700, 16, seed=1)
+    dist2, indices = nearest_code(z, e)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            again = nearest_code(z, e)
+            assert torch.equal(again[0], dist2)
+            assert torch.equal(again[1], indices)
+    finally:
+        torch.set_num_threads(threads)
+    order = torch.randperm(1500, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nearest_code(z[order], e)[1], indices[order])
+    assert torch.equal(torch.cat([nearest_code(part, e)[0] for part in z.split(77)]), dist2)
+
+
+def test_concurrent_callers() -> None:
+    z, e = normal(400, 8), normal(300, 8, seed=1).repeat(5, 1)  # duplicates: the lazily built state too
+    expected = nearest_code(z, e)[1]
+    wrong: list[int] = []
+
+    def call() -> None:
+        for _ in range(10):
+            if not torch.equal(nearest_code(z, e)[1], expected):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_flush_denormal_mode_does_not_change_the_answer() -> None:
+    z, e = normal(50, 4) * 1e-40, normal(60, 4, seed=1) * 1e-40
+    expected = nearest_code(z, e)[1]
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor has no flush-to-zero mode")
+    try:
+        assert torch.equal(nearest_code(z, e)[1], expected)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_inputs_are_not_modified() -> None:
+    z, e, bias = normal(20, 4), normal(30, 4, seed=1), normal(30, seed=2)
+    copies = [t.clone() for t in (z, e, bias)]
+    nearest_code(z, e, bias)
+    assert all(torch.equal(a, b) for a, b in zip((z, e, bias), copies, strict=True))
+
+
+# ---- gradients ----
+
+
+def test_gradcheck() -> None:
+    z = normal(2, 7, 3, dtype=torch.float64).requires_grad_()
+    e = normal(5, 3, seed=1, dtype=torch.float64).requires_grad_()
+    bias = normal(2, 5, seed=2, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *a: nearest_code(*a)[0], (z, e, bias))
+    assert torch.autograd.gradcheck(lambda *a: nearest_code(*a)[0], (z, e))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_against_autograd_through_the_definition(dtype: torch.dtype) -> None:
+    z = normal(3, 40, 6, dtype=dtype).requires_grad_()
+    e = normal(20, 6, seed=1, dtype=dtype).requires_grad_()
+    weight = normal(3, 40, seed=3)
+    dist2, indices = nearest_code(z, e)
+    assert not indices.requires_grad
+    grads = torch.autograd.grad((dist2 * weight).sum(), (z, e))
+    z64, e64 = (t.detach().double().requires_grad_() for t in (z, e))
+    expected = torch.autograd.grad(
+        ((z64 - e64[indices]).square().sum(-1) * weight.double()).sum(), (z64, e64)
+    )  # fmt: skip
+    for grad, want in zip(grads, expected, strict=True):
+        assert grad.dtype == dtype
+        torch.testing.assert_close(grad.double(), want, rtol=4 * torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_gradient_of_unused_codes_is_zero() -> None:
+    e = torch.cat([normal(4, 3), normal(4, 3) + 1e3]).requires_grad_()
+    nearest_code(normal(50, 3, seed=1), e)[0].sum().backward()
+    assert e.grad is not None
+    assert e.grad[4:].eq(0).all()
+    assert e.grad[:4].ne(0).any()
+
+
+# ---- registration ----
+
+
+@pytest.mark.parametrize(("N", "K", "d"), [(0, 3, 4), (1, 1, 1), (7, 5, 3), (129, 33, 17)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_opcheck(N: int, K: int, d: int, biased: bool) -> None:
+    z, e = normal(N, d).requires_grad_(), normal(K, d, seed=1).requires_grad_()
+    bias = normal(K, seed=2).requires_grad_() if biased else None
+    torch.library.opcheck(torch.ops.vqdm.nearest_code, (z, e, bias))
+
+
+def test_compiles_without_a_graph_break() -> None:
+    def step(z: Tensor, e: Tensor) -> Tensor:
+        dist2, indices = nearest_code(z, e)
+        return dist2.mean() + (z - e[indices]).abs().mean()
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    for N in (8, 20, 33):
+        z, e = normal(N, 4).requires_grad_(), normal(9, 4, seed=1).requires_grad_()
+        want = torch.autograd.grad(step(z, e), (z, e))
+        got = torch.autograd.grad(compiled(z, e), (z, e))
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_under_autocast() -> None:
+    z, e = normal(30, 4), normal(9, 4, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        dist2, indices = nearest_code(z, e)
+    assert dist2.dtype == torch.float32
+    assert torch.equal(indices, nearest_code(z, e)[1])
+
+
+# ---- bad input ----
+
+BAD = [
+    (ValueError, "equal d, got [3, 4] and [3, 5]", lambda: nearest_code(torch.ones(3, 4), torch.ones(3, 5))),
+    (ValueError, "got [4] and [3, 4]", lambda: nearest_code(torch.ones(4), torch.ones(3, 4))),
+    (ValueError, "K >= 1 and d >= 1, got [0, 4]", lambda: nearest_code(torch.ones(3, 4), torch.ones(0, 4))),
+    (ValueError, "K >= 1 and d >= 1, got [3, 0]", lambda: nearest_code(torch.ones(3, 0), torch.ones(3, 0))),
+    (ValueError, "K = 3 codes", lambda: nearest_code(torch.ones(3, 4), torch.ones(3, 4), torch.ones(4))),
+    (ValueError, "K = 3 codes", lambda: nearest_code(torch.ones(3, 4), torch.ones(3, 4), torch.tensor(1.0))),
+    (ValueError, "broadcast", lambda: nearest_code(torch.ones(2, 3, 4), torch.ones(5, 3, 4))),
+    (ValueError, "broadcast", lambda: nearest_code(torch.ones(2, 3, 4), torch.ones(3, 4), torch.ones(3, 3))),
+    (ValueError, "device of z", lambda: nearest_code(torch.ones(3, 4), torch.ones(3, 4, device="meta"))),
+    (TypeError, "e of dtype", lambda: nearest_code(torch.ones(3, 4), torch.ones(3, 4, dtype=torch.int64))),
+    (TypeError, "z of dtype", lambda: nearest_code(torch.ones(3, 4, dtype=torch.complex64), torch.ones(3, 4))),
+    (TypeError, "e to be a tensor", lambda: nearest_code(torch.ones(3, 4), [[1.0] * 4])),  # type: ignore[arg-type]
+    (TypeError, "bias of dtype", lambda: nearest_code(torch.ones(3, 4), torch.ones(3, 4), torch.ones(3).bool())),
+]
+
+
+@pytest.mark.parametrize(("error", "message", "call"), BAD)
+def test_bad_input(error: type[Exception], message: str, call) -> None:
+    with pytest.raises(error) as eager:
+        call()
+    text = str(eager.value)
+    assert message in text
+    assert text.startswith("nearest_code: expected ")
+    assert "\n" not in text
+    nearest_code(torch.ones(3, 4), torch.ones(3, 4))  # and the next good call works
+
+
+def test_bad_input_under_fake_tensors() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        with pytest.raises(ValueError, match=r"nearest_code: expected z .* got \[3, 4\] and \[3, 5\]"):
+            nearest_code(torch.ones(3, 4), torch.ones(3, 5))
+        dist2, indices = nearest_code(torch.ones(2, 3, 4), torch.ones(5, 4))
+        assert dist2.shape == indices.shape == (2, 3)
+
+
+def test_the_operator_checks_what_memory_safety_needs() -> None:
+    with pytest.raises((RuntimeError, ValueError), match="nearest_code"):
+        torch.ops.vqdm.nearest_code(torch.ones(3, 4), torch.ones(3, 5), None)
