@@ -74,7 +74,9 @@ struct NearestCodeSearch::RowPlan {
   double margin = 0;        // a code whose score exceeds the smallest by more than this cannot win
 };
 
-void NearestCodeSearch::FreeDeleter::operator()(float* p) const { std::free(p); }
+void NearestCodeSearch::FreeDeleter::operator()(float* p) const {
+  std::free(p);
+}
 
 NearestCodeSearch::NearestCodeSearch(const Matrix& e, const Matrix& bias, int64_t K, int d)
     : e_(e), bias_(bias), K_(K), d_(d), filter_(nearest_code_filter()) {
@@ -88,8 +90,8 @@ NearestCodeSearch::NearestCodeSearch(const Matrix& e, const Matrix& bias, int64_
 }
 
 int64_t NearestCodeSearch::max_block_rows() const {
-  const int64_t tiles = std::clamp<int64_t>(kRowBytes / (int64_t(d_) * sizeof(float) * kTileRows), 1,
-                                            kMaxBlockRows / kTileRows);
+  const int64_t tiles =
+      std::clamp<int64_t>(kRowBytes / (int64_t(d_) * sizeof(float) * kTileRows), 1, kMaxBlockRows / kTileRows);
   return tiles * kTileRows;
 }
 
@@ -217,8 +219,8 @@ void NearestCodeSearch::search(const Matrix& z, int64_t begin, int64_t end, Out*
   const int64_t block = std::max<int64_t>(1, kL2Bytes / (int64_t(d_) * W * sizeof(float)));
   for (int64_t p = 0; any_filtered && p < num_panels_; p += block) {
     for (int64_t t = 0; t < tiles; ++t) {
-      filter_.scan(x.get() + t * tile_floats, d_, codes_.get(), packed_bias_.get(), p,
-                   std::min(p + block, num_panels_), &minima[t * kTileRows]);
+      filter_.scan(x.get() + t * tile_floats, d_, codes_.get(), packed_bias_.get(), p, std::min(p + block, num_panels_),
+                   &minima[t * kTileRows]);
     }
   }
 

@@ -9,7 +9,8 @@
 //
 // How: 1. prepare   codes are centred, scaled by a power of two, rounded to fp32 and packed in panels
 //      2. filter    fp32 scores of all codes, reduced on the fly to a few group minima per row (nearest_code_filter.h)
-//      3. certify   a bound on |score - D + const| says which groups can hold the winner; those alone are computed as D.
+//      3. certify   a bound on |score - D + const| says which groups can hold the winner; those alone are computed as
+//      D.
 //                   Where the bound cannot tell (near ties, duplicates, absurd scales) the row is swept again in full.
 // The filter decides only what is not looked at, so the answer does not depend on instruction set, tiling or threads.
 //

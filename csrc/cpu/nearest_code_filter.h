@@ -2,10 +2,10 @@
 //
 //   score[r][k] = bias[k] + sum_j x[j][r] * codes[j][k]        x holds -2 z', codes hold e', bias ||e'||^2 + user bias
 //
-// Codes stand in panels of W = V * L consecutive codes, panel-major [panel][d][W]; code k sits in panel k / W, and within
-// the panel in vector v = k % V, lane l = (k % W) / V, so one lane of all V vectors is a group of V consecutive codes.
-// Per row and lane the filter keeps the smallest group minimum, its panel, and the second smallest: enough to certify
-// the winner, at one compare-and-keep per W codes instead of per code. N x K is never stored.
+// Codes stand in panels of W = V * L consecutive codes, panel-major [panel][d][W]; code k sits in panel k / W, and
+// within the panel in vector v = k % V, lane l = (k % W) / V, so one lane of all V vectors is a group of V consecutive
+// codes. Per row and lane the filter keeps the smallest group minimum, its panel, and the second smallest: enough to
+// certify the winner, at one compare-and-keep per W codes instead of per code. N x K is never stored.
 
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace vqdm::cpu {
 
-inline constexpr int kTileRows = 6;  // 6 rows x 4 vectors = 24 accumulators, the most that 32 registers hold beside operands
+inline constexpr int kTileRows =
+    6;  // 6 rows x 4 vectors = 24 accumulators, the most that 32 registers hold beside operands
 inline constexpr int kMaxLanes = 16;
 inline constexpr int kMaxPanelWidth = 64;
 

@@ -3,23 +3,31 @@
 // It runs at the rate of float64 CUDA cores and reads the codebook from L2 once per row. What it has is the exact
 // answer on every architecture; a faster path has to agree with it bit for bit.
 
-#include "nearest_code.h"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <math_constants.h>
 
 #include <algorithm>
 
+#include "nearest_code.h"
+
 namespace vqdm::cuda {
 namespace {
 
 constexpr int kBlockSize = 256;
 
-__device__ double widen(double x) { return x; }
-__device__ double widen(float x) { return double(x); }
-__device__ double widen(__half x) { return double(__half2float(x)); }
-__device__ double widen(__nv_bfloat16 x) { return double(__bfloat162float(x)); }
+__device__ double widen(double x) {
+  return x;
+}
+__device__ double widen(float x) {
+  return double(x);
+}
+__device__ double widen(__half x) {
+  return double(__half2float(x));
+}
+__device__ double widen(__nv_bfloat16 x) {
+  return double(__bfloat162float(x));
+}
 
 struct Best {
   double dist2;
@@ -92,10 +100,10 @@ cudaError_t nearest_code(const NearestCodeParams<TZ, TE>& params, cudaStream_t s
 
 #define VQDM_INSTANTIATE(TZ, TE) \
   template cudaError_t nearest_code<TZ, TE>(const NearestCodeParams<TZ, TE>&, cudaStream_t);
-#define VQDM_INSTANTIATE_ALL(TZ)      \
-  VQDM_INSTANTIATE(TZ, double)        \
-  VQDM_INSTANTIATE(TZ, float)         \
-  VQDM_INSTANTIATE(TZ, __half)        \
+#define VQDM_INSTANTIATE_ALL(TZ) \
+  VQDM_INSTANTIATE(TZ, double)   \
+  VQDM_INSTANTIATE(TZ, float)    \
+  VQDM_INSTANTIATE(TZ, __half)   \
   VQDM_INSTANTIATE(TZ, __nv_bfloat16)
 VQDM_INSTANTIATE_ALL(double)
 VQDM_INSTANTIATE_ALL(float)

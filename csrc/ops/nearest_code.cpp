@@ -1,5 +1,7 @@
 // torch.ops.vqdm.nearest_code: schema and CPU implementation. Formula and promises: csrc/cpu/nearest_code.h.
 
+#include "../cpu/nearest_code.h"
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -14,7 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "../cpu/nearest_code.h"
 #include "nearest_code_shapes.h"
 
 namespace vqdm {
@@ -81,8 +82,7 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
   const NearestCodeShapes shapes(z, e, bias);
   const bool wide = dtype_of(z) == cpu::DType::kFloat64 || dtype_of(e) == cpu::DType::kFloat64 ||
                     (bias && dtype_of(*bias) == cpu::DType::kFloat64);
-  const Tensor dist2 =
-      torch::stable::new_empty(z, shapes.output_sizes, wide ? ScalarType::Double : ScalarType::Float);
+  const Tensor dist2 = torch::stable::new_empty(z, shapes.output_sizes, wide ? ScalarType::Double : ScalarType::Float);
   const Tensor indices = torch::stable::new_empty(z, shapes.output_sizes, ScalarType::Long);
   if (dist2.numel() > 0) {
     auto* out = static_cast<int64_t*>(indices.mutable_data_ptr());
@@ -102,4 +102,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(vqdm, m) {
   m.def("nearest_code(Tensor z, Tensor e, Tensor? bias) -> (Tensor dist2, Tensor indices)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(vqdm, CPU, m) { m.impl("nearest_code", TORCH_BOX(&vqdm::nearest_code)); }
+STABLE_TORCH_LIBRARY_IMPL(vqdm, CPU, m) {
+  m.impl("nearest_code", TORCH_BOX(&vqdm::nearest_code));
+}

@@ -45,8 +45,7 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
   std::optional<Tensor> bias64;
   if (bias) bias64 = torch::stable::to(*bias, ScalarType::Double);
   const NearestCodeShapes shapes(z, e, bias64);
-  const Tensor dist2 =
-      torch::stable::new_empty(z, shapes.output_sizes, wide ? ScalarType::Double : ScalarType::Float);
+  const Tensor dist2 = torch::stable::new_empty(z, shapes.output_sizes, wide ? ScalarType::Double : ScalarType::Float);
   const Tensor indices = torch::stable::new_empty(z, shapes.output_sizes, ScalarType::Long);
 
   with_type_of(z, [&](auto z_type) {
@@ -85,4 +84,6 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
 }  // namespace
 }  // namespace vqdm
 
-STABLE_TORCH_LIBRARY_IMPL(vqdm, CUDA, m) { m.impl("nearest_code", TORCH_BOX(&vqdm::nearest_code)); }
+STABLE_TORCH_LIBRARY_IMPL(vqdm, CUDA, m) {
+  m.impl("nearest_code", TORCH_BOX(&vqdm::nearest_code));
+}

@@ -18,7 +18,7 @@ namespace vqdm {
 struct NearestCodeShapes {
   int64_t N = 0, K = 0, num_heads = 1;
   int d = 0;
-  std::vector<int64_t> output_sizes;                    // [..., N]
+  std::vector<int64_t> output_sizes;                     // [..., N]
   std::vector<int64_t> z_offset, e_offset, bias_offset;  // of each head, in elements
 
   NearestCodeShapes(const torch::stable::Tensor& z, const torch::stable::Tensor& e,
@@ -30,8 +30,7 @@ struct NearestCodeShapes {
     require(K >= 1, "an empty codebook");
     require(!bias || bias->size(-1) == K, "a bias that is not [..., K]");
     d = int(z.size(-1));
-    const int64_t leading =
-        std::max({z.dim() - 2, e.dim() - 2, bias ? bias->dim() - 1 : int64_t(0)});
+    const int64_t leading = std::max({z.dim() - 2, e.dim() - 2, bias ? bias->dim() - 1 : int64_t(0)});
     std::vector<int64_t> sizes(leading, 1);
     broadcast_into(sizes, z, 2);
     broadcast_into(sizes, e, 2);

@@ -1,0 +1,84 @@
+"""Fair timing: all implementations of a case in one run, interleaved, medians of many, and a JSON row for each.
+
+A row: {op, case, N, K, d, dtype, device, threads, implementation, median_ms, min_ms, ratio, wrong_indices, ...} with
+ratio = this implementation's median over ours in the same run (above one: ours is faster).
+"""
+
+import json
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+OURS = "vqdm_cuda"
+
+
+def interleaved(
+    implementations: dict[str, Callable[[], object]], *, seconds: float, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Time each callable in turn, round after round, for about `seconds` in all (at least 3 rounds); milliseconds."""
+
+    def once(call: Callable[[], object]) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - start)
+
+    for call in implementations.values():
+        once(call)  # warm-up: code paths, thread pools, allocator
+    times: dict[str, list[float]] = {name: [] for name in implementations}
+    start = time.perf_counter()
+    while len(times[next(iter(times))]) < 3 or time.perf_counter() - start < seconds:
+        for name, call in implementations.items():
+            times[name].append(once(call))
+    return times
+
+
+def rows(common: dict[str, object], times: dict[str, list[float]]) -> list[dict[str, object]]:
+    """One JSON row per implementation."""
+    ours = median(times[OURS])
+    return [
+        {
+            **common,
+            "implementation": name,
+            "median_ms": round(median(ms), 4),
+            "min_ms": round(min(ms), 4),
+            "rounds": len(ms),
+            "ratio": round(median(ms) / ours, 3),
+        }
+        for name, ms in times.items()
+    ]
+
+
+def machine() -> str:
+    """The processor (or GPU) that was measured, as a short name."""
+    if torch.cuda.is_available():
+        return _slug(torch.cuda.get_device_name())
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return _slug(f"{found[1] if found else platform.machine()} {torch.get_num_threads()} threads")
+
+
+def commit() -> str:
+    ran = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
+
+
+def write(results: list[dict[str, object]], folder: Path, op: str) -> Path:
+    """Write the rows as JSON lines to <folder>/<op>-<machine>-<commit>.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{op}-{machine()}-{commit()}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in results))
+    return path
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

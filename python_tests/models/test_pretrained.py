@@ -1,0 +1,163 @@
+"""Saved tokenizers: what is written is read back, anything else is refused before it costs memory or runs code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer, pretrained
+from vqdm_cuda.quantizers import MultiScaleQuantizer, Quantizer, VectorQuantizer, WassersteinQuantizer
+
+SMALL: dict[str, Any] = {
+    "base_channels": 8,
+    "channel_multipliers": (1, 2),
+    "num_res_blocks": 1,
+    "latent_channels": 6,
+    "norm_groups": 4,
+}
+
+QUANTIZERS = {
+    "vector": lambda: VectorQuantizer(50, 6, gradient="rotation"),
+    "wasserstein": lambda: WassersteinQuantizer(50, 6, grad_to="both", squared=True),
+    "multi_scale": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6), (1, (2, 1), 4), num_phi=2, phi_ratio=0.25),
+}
+
+
+def tokenizer(kind: str = "vector") -> ImageTokenizer:
+    torch.manual_seed(0)
+    return ImageTokenizer(Encoder(**SMALL), QUANTIZERS[kind](), Decoder(**SMALL))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder: Path, path: str, value: object) -> None:
+    """Sets one entry, such as "encoder.dropout", of the configuration."""
+    config = json.loads((folder / "config.json").read_text())
+    *parents, last = path.split(".")
+    inner = config
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+# values --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "last"])
+def test_what_is_saved_is_loaded(kind, memory_format, tmp_path):
+    model = tokenizer(kind)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    model(x)  # so that buffers hold something
+    model.eval().save_pretrained(tmp_path / "new" / "folder")
+    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    loaded = ImageTokenizer.from_pretrained(str(tmp_path / "new" / "folder"))
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert type(loaded.quantizer) is type(model.quantizer)
+    state, loaded_state = model.state_dict(), loaded.state_dict()
+    assert list(state) == list(loaded_state)
+    assert all(torch.equal(state[name], loaded_state[name]) for name in state)
+    assert not [name for name, tensor in [*loaded.named_parameters(), *loaded.named_buffers()] if tensor.is_meta]
+    torch.testing.assert_close(loaded(x)[0], model(x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_saving_again_replaces_both_files(folder):
+    model = tokenizer("multi_scale")
+    model.save_pretrained(folder)
+    assert ImageTokenizer.from_pretrained(folder).config == model.config
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_save_that_fails_leaves_the_last_one(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full_disk(tensors: object, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pretrained, "save_file", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        tokenizer("multi_scale").save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_every_quantizer_that_can_be_saved_can_be_named():
+    assert set(pretrained.KINDS["quantizer"]) == set(QUANTIZERS)
+    assert all(issubclass(build, Quantizer) for build in pretrained.KINDS["quantizer"].values())  # type: ignore[arg-type]
+
+
+# bad -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        ImageTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("format", "other", "expected format .* got {'format': 'other', 'version': 1}"),
+        ("version", 2, "expected format .* 'version': 2"),
+        ("encoder", None, r"expected the kind of encoder to be one of \['encoder'\], got None"),
+        ("encoder.kind", "decoder", r"one of \['encoder'\], got 'decoder'"),
+        ("quantizer.kind", "os.system", r"one of \['multi_scale', 'vector', 'wasserstein'\], got 'os.system'"),
+        ("quantizer.kind", ["vector"], r"one of .*, got \['vector'\]"),
+        ("quantizer.exec", "rm", r"expected options of the quantizer of kind 'vector', got \['exec'\]"),
+        ("quantizer.self", 1, r"expected options of the quantizer of kind 'vector', got \['self'\]"),
+        ("quantizer.code_dim", "six", "expected valid options of the quantizer"),
+        ("quantizer.inner", {"kind": "vector"}, r"expected options of the quantizer of kind 'vector', got \['inner'\]"),
+        ("encoder.base_channels", 16, r"expected encoder\.\S+ \[16\S* .*got \[8"),
+        ("quantizer.codebook_size", 10**12, r"expected quantizer.weight \[1000000000000, 6\] .*, got \[50, 6\]"),
+    ],
+)
+def test_a_configuration_that_is_not_ours_is_refused(folder, path, value, message):
+    change(folder, path, value)
+    with pytest.raises(ValueError, match=f"from_pretrained: .*{message}"):
+        ImageTokenizer.from_pretrained(folder)
+
+
+def test_damaged_files_are_refused(folder):
+    tensors = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(tensors[: len(tensors) // 2])
+    with pytest.raises(ValueError, match=r"expected safetensors in .*, got a damaged file"):
+        ImageTokenizer.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="expected JSON in"):
+        ImageTokenizer.from_pretrained(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="expected format"):
+        ImageTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("damage", ["missing", "more", "shape"])
+def test_tensors_of_another_model_are_refused(folder, damage):
+    tensors = load_file(folder / "model.safetensors")
+    if damage == "missing":
+        del tensors["quantizer.weight"]
+    elif damage == "more":
+        tensors["extra"] = torch.zeros(1)
+    else:
+        tensors["quantizer.weight"] = torch.zeros(50, 7)
+    save_file(tensors, folder / "model.safetensors")
+    message = {
+        "missing": r"expected quantizer.weight \[50, 6\] in .*, got none",
+        "more": "expected extra to be absent in",
+        "shape": r"expected quantizer.weight \[50, 6\] in .*, got \[50, 7\]",
+    }[damage]
+    with pytest.raises(ValueError, match=message):
+        ImageTokenizer.from_pretrained(folder)

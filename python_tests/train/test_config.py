@@ -1,0 +1,222 @@
+"""Config: what is refused and how it is said, precedence, presets, and that plain data says everything."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from vqdm_train.config import Config, apply_json, differences, flatten, merge, parse_settings, to_dict
+from vqdm_train.model import QuantizerConfig
+from vqdm_train.presets import PRESETS, demo, demo_vanilla
+
+
+def change(config: Config, *settings: str) -> Config:
+    return apply_json(config, parse_settings(config, settings))
+
+
+# values ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_says_everything(name: str) -> None:
+    config = PRESETS[name]()
+    text = json.dumps(to_dict(config))
+    assert apply_json(Config(), json.loads(text)) == config
+
+
+def test_demos_differ_in_the_matching_weight_alone() -> None:
+    with_matching, without = flatten(demo()), flatten(demo_vanilla())
+    different = {key for key in with_matching if with_matching[key] != without[key]}
+    assert different == {"quantizer.wasserstein_weight"}
+    assert without["quantizer.wasserstein_weight"] == 0
+    assert with_matching["quantizer.codebook_size"] == 1024
+    assert with_matching["quantizer.scales"] == [1, 2, 3, 4, 6, 8]
+    assert with_matching["data.image_size"] == 64
+    assert demo().model.downsampling == 8
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("steps=7", "steps", 7),
+        ("steps=1e3", "steps", 1000),
+        ("optimizer.lr=1e-5", "optimizer.lr", 1e-5),
+        ("optimizer.lr=1", "optimizer.lr", 1.0),
+        ("optimizer.betas=0.5,0.9", "optimizer.betas", [0.5, 0.9]),
+        ("optimizer.betas=[0.5, 0.9]", "optimizer.betas", [0.5, 0.9]),
+        ("quantizer.normalize=features", "quantizer.normalize", "features"),
+        ("quantizer.normalize=none", "quantizer.normalize", None),
+        ("quantizer.init_std=null", "quantizer.init_std", None),
+        ("quantizer.squared=true", "quantizer.squared", True),
+        ("data.path=12", "data.path", "12"),
+        ("data.path= a=b ", "data.path", "a=b"),
+    ],
+)
+def test_setting(setting: str, key: str, value: object) -> None:
+    assert flatten(change(demo(), setting))[key] == value
+
+
+NUMBERS = {key: "2" if isinstance(v, int) else "0.25" for key, v in flatten(demo()).items() if type(v) in (int, float)}
+FIXED_BY_OTHERS = {"data.image_size", "data.in_channels", "model.base_channels", "model.latent_kernel_size"}
+
+
+@pytest.mark.parametrize("key", sorted(NUMBERS.keys() - FIXED_BY_OTHERS))
+def test_setting_a_number_changes_that_key_alone(key: str) -> None:
+    before, after = flatten(demo()), flatten(change(demo(), f"{key}={NUMBERS[key]}"))
+    assert after[key] == float(NUMBERS[key])
+    assert {name for name in before if before[name] != after[name]} <= {key}
+
+
+def test_changes_are_checked_together() -> None:
+    """48 pixels need other scales: neither of the two changes would pass alone."""
+    changed = change(demo(), "data.image_size=48", "quantizer.scales=1,2,3,6")
+    assert changed.quantizer.scales == (1, 2, 3, 6)
+
+
+def test_merge_upper_wins() -> None:
+    assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 4}, "e": 5}) == {"a": {"b": 4, "c": 2}, "d": 3, "e": 5}
+
+
+def test_differences_leave_out_steps_and_device() -> None:
+    config = demo()
+    assert differences(config, dataclasses.replace(config, steps=1, device="cpu")) == []
+    assert differences(config, change(config, "optimizer.lr=1", "seed=3")) == [
+        f"optimizer.lr ({config.optimizer.lr} -> 1.0)",
+        "seed (0 -> 3)",
+    ]
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        demo().steps = 1  # type: ignore[misc]
+
+
+# bad ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "quantizer.codebok_size=3",
+            "--set: unknown key quantizer.codebok_size; did you mean quantizer.codebook_size?",
+        ),
+        ("lr=3", "--set: unknown key lr; did you mean optimizer.lr?"),
+        ("steps", "--set: expected KEY=VALUE, got steps"),
+        ("quantizer=3", "--set: unknown key quantizer; did you mean quantizer."),
+        ("steps=many", 'config: expected steps to be a whole number, got "many"'),
+        ("steps=1.5", "config: expected steps to be a whole number, got 1.5"),
+        ("steps=true", "config: expected steps to be a whole number, got true"),
+        ("optimizer.lr=NaN", "config: expected optimizer.lr to be a finite number, got NaN"),
+        ("optimizer.lr=1e999", "config: expected optimizer.lr to be a finite number, got Infinity"),
+        ("quantizer.squared=1", "config: expected quantizer.squared to be true or false, got 1"),
+        ("quantizer.kind=fancy", 'config: expected quantizer.kind to be one of vector, wasserstein, got "fancy"'),
+        ("optimizer.betas=0.5", "config: expected optimizer.betas to be a list of 2 float, got [0.5]"),
+        ("optimizer.betas=null", "config: expected optimizer.betas to be a list of 2 float, got null"),
+        ("steps=0", "config: expected steps >= 1, got 0"),
+        ("seed=-1", "config: expected seed in [0, 2^31), got -1"),
+        ("device=gpu", "config: expected device to be auto, cpu, cuda or cuda:N, got gpu"),
+        ("device=cuda:x", "config: expected device to be auto, cpu, cuda or cuda:N, got cuda:x"),
+        ("ema_decay=1", "config: expected ema_decay in [0, 1), got 1.0"),
+        (
+            "data.image_size=60",
+            "config: expected data.image_size to be a multiple of the downsampling factor 8, got 60",
+        ),
+        ("data.image_size=128", "config: expected the last of quantizer.scales to be the latent size 16"),
+        ("data.path=", "data: expected path"),
+        ("data.in_channels=4", "data: expected in_channels to be 1 or 3, got 4"),
+        ("data.min_scale=0", "data: expected min_scale in (0, 1] or null, got 0.0"),
+        ("data.max_corrupt=2", "data: expected max_corrupt in [0, 1], got 2.0"),
+        ("model.base_channels=9", "model: expected norm_groups to divide base_channels 9"),
+        ("model.channel_multipliers=", "model: expected channel_multipliers >= 1, got []"),
+        ("model.latent_kernel_size=2", "model: expected an odd latent_kernel_size, got 2"),
+        ("model.dropout=1", "model: expected dropout in [0, 1), got 1.0"),
+        ("model.num_res_blocks=0", "model: expected num_res_blocks >= 1, got 0"),
+        ("quantizer.scales=1,3,2,8", "quantizer: expected scales that grow from 1 or more, got [1, 3, 2, 8]"),
+        ("quantizer.codebook_size=0", "quantizer: expected codebook_size >= 1, got 0"),
+        ("quantizer.init_std=-1", "quantizer: expected init_std and cov_scale > 0, got -1.0 and 1.0"),
+        ("quantizer.commitment_weight=-1", "quantizer: expected commitment_weight >= 0, got -1.0"),
+        ("loss.l1_weight=-1", "loss: expected l1_weight and l2_weight >= 0 and not both 0"),
+        ("optimizer.lr=0", "optimizer: expected lr and codebook_lr > 0"),
+        ("optimizer.betas=0.9,1", "optimizer: expected betas in [0, 1), got [0.9, 1.0]"),
+        ("optimizer.weight_decay=-1", "optimizer: expected weight_decay >= 0, got -1.0"),
+        ("optimizer.warmup_steps=0", "optimizer: expected warmup_steps >= 1"),
+        ("optimizer.final_lr_ratio=2", "optimizer: expected final_lr_ratio in [0, 1], got 2.0"),
+        ("optimizer.grad_clip=0", "optimizer: expected grad_clip > 0, got 0.0"),
+        ("checkpoint.keep_last=0", "checkpoint: expected save_every and keep_last >= 1"),
+    ],
+)
+def test_bad_setting(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"expected|unknown") as error:
+        change(demo(), setting)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("off", "setting", "system"),
+    [
+        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.squared=true", "wasserstein"),
+        (["quantizer.kind=vector"], "quantizer.wasserstein_weight=3", "wasserstein"),
+        (["quantizer.scales="], "quantizer.matching=per_scale", "multi-scale"),
+        (["quantizer.scales="], "quantizer.num_phi=1", "multi-scale"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(off: list[str], setting: str, system: str) -> None:
+    start = dataclasses.replace(demo(), quantizer=QuantizerConfig(scales=(1, 8)))
+    changed = change(start, *off)
+    option = setting.split(".")[1].split("=")[0]
+    with pytest.raises(ValueError, match=f"quantizer: expected {option} only in a {system} quantizer, got {option}="):
+        change(changed, setting)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([1], "config: expected an object for the file, got [1]"),
+        ({"model": 3}, "config: expected an object for model, got 3"),
+        ({"modle": {}}, "config: unknown key modle; did you mean model?"),
+        ({"model": {"base": 3}}, "config: unknown key model.base; did you mean model.base_channels?"),
+        ({"quantizer": {"scales": "1,8"}}, 'config: expected quantizer.scales to be a list of int, got "1,8"'),
+        ({"data": {"path": {"__class__": "os.system"}}}, "config: expected data.path to be a string"),
+    ],
+)
+def test_bad_json(data: object, message: str) -> None:
+    with pytest.raises(ValueError, match="config: ") as error:
+        apply_json(demo(), data)
+    assert str(error.value).startswith(message)
+
+
+SAYS = ("--set: ", "config: ", "data: ", "model: ", "quantizer: ", "loss: ", "optimizer: ", "checkpoint: ")
+
+
+def outcome(build: Callable[[], Config]) -> str:
+    """The sentence of a ValueError, or nothing for a config; any other exception goes on."""
+    try:
+        build()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["model", "steps", "x"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_any_json_gives_a_config_or_a_sentence(data: object) -> None:
+    said = outcome(lambda: apply_json(demo(), data))
+    assert said == "" or said.startswith(SAYS)
+
+
+@given(st.text(max_size=30))
+def test_any_setting_gives_a_config_or_a_sentence(text: str) -> None:
+    said = outcome(lambda: change(demo(), text))
+    assert said == "" or said.startswith(SAYS)

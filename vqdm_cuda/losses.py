@@ -1,0 +1,229 @@
+"""Losses that match the distribution of the codebook to that of the features, both taken as Gaussian.
+
+    L_W  = sqrt(W2^2 + tau)                                            Wasserstein VQ, section 3.1 (W2: its Lemma 3)
+    KL   = 1/2 (D^T S2^-1 D + tr(S2^-1 S1 - I) + ln det S2 / det S1)   Lemma 5;  D = m1 - m2
+    Bhat = 1/8 D^T S^-1 D + 1/2 ln(det S / sqrt(det S1 det S2))        Lemma 6;  S = (S1 + S2) / 2
+
+Shapes: N features, K codes, d dimensions. Everything is computed in float64 and rounded once.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from vqdm_cuda.ops._checks import check_floating, result_dtype
+from vqdm_cuda.ops._symmetric import finite_or_identity, symmetrized
+from vqdm_cuda.ops.gaussian_w2 import check_gaussians, gaussian_w2
+from vqdm_cuda.ops.moments import moments_float64
+
+__all__ = ["gaussian_bhattacharyya", "gaussian_kl", "rate_distortion_gaussian", "wasserstein_loss"]
+
+
+def wasserstein_loss(
+    z: Tensor,  # [N, d] features
+    e: Tensor,  # [K, d] codebook
+    *,
+    squared: bool = False,
+    grad_to: str = "both",
+    target: str = "features",
+    unbiased: bool = False,
+    normalize: str | None = None,
+    cov_scale: float = 1.0,
+    tau: float = 1e-10,
+    group: ProcessGroup | None = None,
+) -> Tensor:  # scalar
+    """The paper's L_W: the Wasserstein distance between the Gaussians of the features and of the codebook.
+
+    Args:
+        squared: return W2^2, without tau, instead of sqrt(W2^2 + tau).
+        grad_to: "codebook", "features" or "both" receive the gradient.
+        target: what the codebook should look like. "features": their own Gaussian, as in the paper.
+            "rate_distortion": the reproduction law of `rate_distortion_gaussian` at K codes, a constant of this step,
+            so that the features receive no gradient; refused with grad_to="features".
+        unbiased: covariances by N - 1 and K - 1, as in the published code.
+        normalize: divide both sets by the largest standard deviation over the dimensions of the "features" or of the
+            "codebook", taken as a constant; the published generations differ in which.
+        cov_scale: factor on the covariance of the features (0.25 in the paper's multi-scale release).
+        tau: bounds the gradient of the root where the two Gaussians agree.
+        group: statistics of the features of all its ranks together, as in `moments`. The codebook is taken to be the
+            same on all of them.
+
+    Returns:
+        a scalar, float32 (float64 where an input is float64). NaN for no features.
+
+    Raises:
+        ValueError: shapes that do not fit, different devices, an option outside its set.
+        TypeError: z or e not a floating tensor.
+
+    Example:
+        >>> wasserstein_loss(torch.zeros(8, 2), torch.ones(4, 2), squared=True)
+        tensor(2.)
+    """
+    _check_wasserstein(z, e, grad_to, target, normalize, cov_scale, tau)
+    if grad_to == "codebook" or target == "rate_distortion":
+        z = z.detach()
+    if grad_to == "features":
+        e = e.detach()
+    mean1, cov1 = moments_float64(z, unbiased=unbiased, group=group)
+    mean2, cov2 = moments_float64(e, unbiased=unbiased, group=None)
+    if normalize is not None:
+        variance = (cov1 if normalize == "features" else cov2).detach().diagonal().max()
+        variance = torch.where(variance > 0, variance, 1.0)  # a constant set has no scale
+        scale = variance.sqrt()
+        mean1, cov1, mean2, cov2 = mean1 / scale, cov1 / variance, mean2 / scale, cov2 / variance
+    cov1 = cov_scale * cov1
+    if target == "rate_distortion":
+        mean1, cov1 = rate_distortion_gaussian(mean1, cov1, e.shape[0])
+    w2 = gaussian_w2(mean1, cov1, mean2, cov2)
+    return (w2 if squared else (w2 + tau).sqrt()).to(result_dtype(z, e))
+
+
+def _check_wasserstein(
+    z: Tensor, e: Tensor, grad_to: str, target: str, normalize: str | None, cov_scale: float, tau: float
+) -> None:
+    check_floating("wasserstein_loss", z=z, e=e)
+    if z.dim() != 2 or e.dim() != 2 or z.shape[1] != e.shape[1] or e.shape[0] < 1 or e.shape[1] < 1:
+        raise ValueError(
+            "wasserstein_loss: expected z [N, d] and e [K, d] with equal d >= 1 and K >= 1, "
+            f"got {list(z.shape)} and {list(e.shape)}"
+        )
+    options: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
+        ("grad_to", grad_to, ("codebook", "features", "both")),
+        ("target", target, ("features", "rate_distortion")),
+        ("normalize", normalize, (None, "features", "codebook")),
+    )
+    for name, value, allowed in options:
+        if value not in allowed:
+            raise ValueError(
+                f"wasserstein_loss: expected {name} to be one of {', '.join(map(repr, allowed))}, got {value!r}"
+            )
+    if target == "rate_distortion" and grad_to == "features":
+        raise ValueError(
+            "wasserstein_loss: expected grad_to 'codebook' or 'both' with target 'rate_distortion', "
+            "which is a constant for the features, got 'features'"
+        )
+    if not (cov_scale > 0 and math.isfinite(cov_scale)):
+        raise ValueError(f"wasserstein_loss: expected cov_scale > 0, got {cov_scale}")
+    if not (tau >= 0 and math.isfinite(tau)):
+        raise ValueError(f"wasserstein_loss: expected tau >= 0, got {tau}")
+
+
+@torch.no_grad()
+def rate_distortion_gaussian(
+    mean: Tensor,  # [..., d]
+    cov: Tensor,  # [..., d, d]
+    codebook_size: int,  # K
+) -> tuple[Tensor, Tensor]:  # mean [..., d], cov [..., d, d]
+    """The reproduction law of rate-distortion theory for a Gaussian at log2 K bits: what K codes should look like.
+
+    Reverse water-filling (Cover and Thomas, Elements of Information Theory, 10.3.3): with eigenvalues l_i of cov, theta
+    solves sum_i max(0, 1/2 log2(l_i / theta)) = log2 K, and the law is N(mean, V diag(max(0, l_i - theta)) V^T).
+    Constants: no gradient flows. An item that holds NaN or Inf gives NaN.
+
+    Returns:
+        (mean, cov), float32 (float64 where an input is float64).
+
+    Raises:
+        ValueError: shapes that do not fit, different devices, codebook_size < 1.
+        TypeError: mean or cov not a floating tensor, codebook_size not an int.
+
+    Example:
+        >>> rate_distortion_gaussian(torch.zeros(2), torch.eye(2), 16)[1].diagonal()  # 1 - 16^(-2/2)
+        tensor([0.9375, 0.9375])
+    """
+    check_gaussians("rate_distortion_gaussian", mean, cov, mean, cov)
+    if not isinstance(codebook_size, int) or isinstance(codebook_size, bool):
+        raise TypeError(
+            f"rate_distortion_gaussian: expected codebook_size to be an int, got {type(codebook_size).__name__}"
+        )
+    if codebook_size < 1:
+        raise ValueError(f"rate_distortion_gaussian: expected codebook_size >= 1, got {codebook_size}")
+    S, finite = finite_or_identity(symmetrized(cov))
+    values, V = torch.linalg.eigh(S)
+    values, V = values.clamp_min(0).flip(-1), V.flip(-1)  # largest first
+
+    # The m largest take part where m ln l_m > ln theta_m m = sum_{i <= m} ln l_i - 2 ln K, which holds for a prefix.
+    logs = values.log()
+    m = torch.arange(1, values.shape[-1] + 1, device=values.device)
+    excess = logs.cumsum(-1) - m * logs  # grows with m; NaN at zeros, where the comparison fails
+    num_active = (excess < 2 * math.log(codebook_size)).sum(-1, keepdim=True).clamp_min(1)
+    log_theta = (logs.cumsum(-1).gather(-1, num_active - 1) - 2 * math.log(codebook_size)) / num_active
+    kept = (values - log_theta.exp()).clamp_min(0) * (m <= num_active)
+    law = (V * kept[..., None, :]) @ V.mT + torch.where(finite, 0.0, torch.nan)[..., None, None]
+    out_dtype = result_dtype(mean, cov)
+    return mean.to(out_dtype), law.to(out_dtype)
+
+
+def gaussian_kl(
+    mean1: Tensor,  # [..., d]
+    cov1: Tensor,  # [..., d, d]
+    mean2: Tensor,  # [..., d]
+    cov2: Tensor,  # [..., d, d]
+) -> Tensor:  # [...]
+    """Kullback-Leibler divergence of N(mean1, cov1) from N(mean2, cov2), in nats (Lemma 5). Differentiable.
+
+    Leading dimensions broadcast. An item that holds NaN or Inf gives NaN. Looking for singular covariances makes the
+    host wait for a GPU.
+
+    Raises:
+        ValueError: shapes that do not fit, different devices, a covariance that is singular to the precision of its
+            dtype.
+        TypeError: an argument that is not a floating tensor.
+    """
+    check_gaussians("gaussian_kl", mean1, cov1, mean2, cov2)
+    L1, L2 = _factor("gaussian_kl", "cov1", cov1), _factor("gaussian_kl", "cov2", cov2)
+    ratio = torch.linalg.solve_triangular(L2, L1, upper=False)  # lower triangular; S2^-1 S1 has its singular values
+    # tr - d + ln det, written so that no term is negative: with diagonal r, r^2 - 1 - 2 ln r, and the squares below it.
+    u = ratio.diagonal(dim1=-2, dim2=-1) - 1
+    divergence = (u.square() + 2 * (u - u.log1p())).sum(-1) + ratio.tril(-1).square().sum((-2, -1))
+    return ((divergence + _mahalanobis(L2, mean1, mean2)) / 2).to(result_dtype(mean1, cov1, mean2, cov2))
+
+
+def gaussian_bhattacharyya(
+    mean1: Tensor,  # [..., d]
+    cov1: Tensor,  # [..., d, d]
+    mean2: Tensor,  # [..., d]
+    cov2: Tensor,  # [..., d, d]
+) -> Tensor:  # [...]
+    """Bhattacharyya distance of N(mean1, cov1) and N(mean2, cov2) (Lemma 6). Differentiable.
+
+    Leading dimensions broadcast. An item that holds NaN or Inf gives NaN. Looking for singular covariances makes the
+    host wait for a GPU.
+
+    Raises:
+        ValueError: shapes that do not fit, different devices, a covariance that is singular to the precision of its
+            dtype.
+        TypeError: an argument that is not a floating tensor.
+    """
+    check_gaussians("gaussian_bhattacharyya", mean1, cov1, mean2, cov2)
+    L1, L2 = _factor("gaussian_bhattacharyya", "cov1", cov1), _factor("gaussian_bhattacharyya", "cov2", cov2)
+    # The mean of two matrices of full rank has it too; only NaN can fail here, and stays NaN.
+    L, _ = torch.linalg.cholesky_ex((L1 @ L1.mT + L2 @ L2.mT) / 2)
+    half_log_ratio = _half_log_det(L) - (_half_log_det(L1) + _half_log_det(L2)) / 2
+    return (_mahalanobis(L, mean1, mean2) / 8 + half_log_ratio).to(result_dtype(mean1, cov1, mean2, cov2))
+
+
+def _factor(function: str, name: str, cov: Tensor) -> Tensor:  # [..., d, d] -> lower triangular float64 [..., d, d]
+    S, finite = finite_or_identity(symmetrized(cov))
+    values = torch.linalg.eigvalsh(S.detach())
+    # The rule of matrix_rank, at the precision in which the matrix was given.
+    smallest, largest = values[..., 0], values[..., -1]
+    singular = smallest <= cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
+    if singular.any():
+        raise ValueError(
+            f"{function}: expected {name} of full rank, got eigenvalues from "
+            f"{smallest[singular][0].item():.3g} to {largest[singular][0].item():.3g}"
+        )
+    nan = torch.where(finite, 0.0, torch.nan)[..., None, None]
+    return torch.linalg.cholesky(S) + nan
+
+
+def _half_log_det(L: Tensor) -> Tensor:  # lower triangular [..., d, d] -> [...], 1/2 ln det L L^T
+    return L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _mahalanobis(L: Tensor, mean1: Tensor, mean2: Tensor) -> Tensor:  # -> [...], D^T (L L^T)^-1 D
+    difference = (mean1.double() - mean2.double())[..., None]
+    return torch.linalg.solve_triangular(L, difference, upper=False).square().sum((-2, -1))

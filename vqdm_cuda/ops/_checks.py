@@ -1,0 +1,27 @@
+"""What every op asks of its tensors: floating types, one device. Messages are `function: expected X, got Y`."""
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_floating(function: str, **tensors: Tensor) -> None:
+    """Raise TypeError unless each is a tensor of a supported floating type, ValueError unless on the first's device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{function}: expected {name} to be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in FLOATING:
+            raise TypeError(
+                f"{function}: expected {name} of dtype float64, float32, bfloat16 or float16, got {tensor.dtype}"
+            )
+        if tensor.device != first.device:
+            raise ValueError(
+                f"{function}: expected {name} on the device of {first_name}, {first.device}, got {tensor.device}"
+            )
+
+
+def result_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 where an input is float64, else float32."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32

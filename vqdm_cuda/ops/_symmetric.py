@@ -1,0 +1,26 @@
+"""Symmetric positive semi-definite matrices in float64: what `sqrtm`, `gaussian_w2` and the losses share."""
+
+import torch
+from torch import Tensor
+
+
+def symmetrized(a: Tensor) -> Tensor:  # [..., d, d] -> float64 [..., d, d]
+    """(a + a^T) / 2 in float64; halved first, so that no finite entry overflows."""
+    half = a.double() / 2
+    return half + half.mT
+
+
+def finite_or_identity(a: Tensor) -> tuple[Tensor, Tensor]:  # [..., d, d] -> [..., d, d], bool [...]
+    """Replace each matrix that holds NaN or Inf by the identity, and say which were finite.
+
+    LAPACK raises on NaN, or does not end, and one item of a batch must not decide for the others. No value is read by
+    the host.
+    """
+    finite = a.isfinite().all(-1).all(-1)
+    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return torch.where(finite[..., None, None], a, identity), finite
+
+
+def negligible(largest: Tensor, d: int) -> Tensor:
+    """The size below which an eigenvalue or singular value of a d x d float64 matrix is rounding: d u largest."""
+    return d * torch.finfo(torch.float64).eps * largest

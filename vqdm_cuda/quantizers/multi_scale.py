@@ -1,0 +1,276 @@
+"""Multi-scale quantizer: token maps of growing size, each of what the smaller ones left over (VAR, Tian et al. 2024).
+
+    f_0 = 0;  for t = 1 .. T with grid (h_t, w_t):
+        r_t = area_{h_t, w_t}(f - f_{t-1})                        the residual, averaged down
+        i_t = nearest codes of r_t                                one codebook for all scales
+        f_t = f_{t-1} + phi_t(bicubic_{h_T, w_T}(e[i_t]))         phi(x) = (1 - q) x + q conv(x)
+    z_q = f_T
+    loss = mean over t of the inner quantizer's terms between f and f_t, and matching terms between the r_t and e
+
+Every code and every phi so receives gradient from its own scale and all later ones. Inside, maps are channels last.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from vqdm_cuda.quantizers.base import Quantized, Quantizer, detached, total
+from vqdm_cuda.quantizers.layout import check_features, check_indices, working_dtype
+from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
+from vqdm_cuda.quantizers.phi import Phi
+from vqdm_cuda.quantizers.resize import Pyramid
+
+__all__ = ["MultiScaleQuantizer"]
+
+MATCHING = ("pooled", "per_scale")
+
+# Larger ones are pixels taken for latent positions, and the matrices that resize them would fill the memory.
+LARGEST_SCALE = 1024
+
+# Weight of one training step in `usage`, VAR's long-run value.
+_USAGE_STEP = 0.01
+
+
+class MultiScaleQuantizer(Quantizer):
+    """Quantises a latent map [B, d, h_T, w_T] into T maps of indices [B, h_t, w_t].
+
+    The index maps of an image depend on that image alone. In training the images of a batch run together, where
+    convolutions may round differently by batch size; `eval()`, `encode` and `decode` take one image after the other and
+    agree to the bit with one another.
+
+    `usage` [T, K], a buffer that is saved, holds an exponential average of how often training chose each code at each
+    scale; a row divided by its sum is a frequency.
+
+    Args:
+        inner: the quantizer that all scales share; its loss weights, gradient and matching apply.
+        scales: the grid of each scale, ints for squares or (h, w); the last one is the size of the latents.
+        phi_kernel_size: kernel of the convolutions after upsampling; odd.
+        phi_ratio: q, from 0 (no phi) to 1.
+        num_phi: how many phi the scales share: 0 (or T and more) for one each, 1 for a single one, None for none. In
+            between, scale t takes the phi whose place among `num_phi` places spread over [0, 1] is nearest to t's.
+        matching: "pooled", one matching loss over the residuals of all scales together, or "per_scale", the mean of one
+            for each.
+    """
+
+    kind: ClassVar[str] = "multi_scale"
+
+    def __init__(
+        self,
+        inner: Quantizer,
+        scales: Sequence[int | Sequence[int]],
+        *,
+        phi_kernel_size: int = 3,
+        phi_ratio: float = 0.5,
+        num_phi: int | None = 4,
+        matching: str = "pooled",
+    ) -> None:
+        if not isinstance(inner, PerVectorQuantizer):
+            raise TypeError(
+                "MultiScaleQuantizer: expected inner to quantise each vector on its own, since every scale asks it for "
+                f"the codes of single vectors, got {type(inner).__name__}"
+            )
+        super().__init__(inner.codebook_size, inner.code_dim)
+        if matching not in MATCHING:
+            raise ValueError(f"MultiScaleQuantizer: expected matching to be one of {MATCHING}, got {matching!r}")
+        self.scales = _grids(scales)
+        T = len(self.scales)
+        self.inner = inner
+        self.phi_kernel_size = phi_kernel_size
+        self.phi_ratio = phi_ratio
+        self.num_phi = num_phi
+        self.matching = matching
+        self.phi = Phi(self.code_dim, T, kernel_size=phi_kernel_size, ratio=phi_ratio, num_phi=num_phi)
+        self.usage: Tensor
+        self.register_buffer("usage", torch.zeros(T, self.codebook_size))
+        self.pyramid = Pyramid(self.scales)
+
+    # Facts -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def codebook(self) -> Tensor:
+        return self.inner.codebook
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        return self.inner.group
+
+    @group.setter
+    def group(self, group: ProcessGroup | None) -> None:
+        self.inner.group = group
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        return self.scales[-1]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "inner": self.inner.config,
+            "scales": [list(scale) for scale in self.scales],
+            "phi_kernel_size": self.phi_kernel_size,
+            "phi_ratio": self.phi_ratio,
+            "num_phi": self.num_phi,
+            "matching": self.matching,
+        }
+
+    def codebook_parameters(self) -> list[nn.Parameter]:
+        return self.inner.codebook_parameters()
+
+    # The interface ---------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        z: Tensor,  # [B, d, h_T, w_T]
+        return_terms: bool = False,
+    ) -> Any:
+        """`Quantized` with a list of T index maps [B, h_t, w_t], or the pair of it and the terms of the loss."""
+        self._check(type(self).__name__, z)
+        with torch.autocast(z.device.type, enabled=False):
+            f = z.to(working_dtype(z.dtype)).permute(0, 2, 3, 1).contiguous()
+            indices, f_hats, residuals = self._scan(f) if self.training else self._scan_each(f)
+            terms = self.inner.fit_terms(f, torch.stack(f_hats)) | self._matching_terms(residuals)
+            rows, codes = f.reshape(-1, self.code_dim), f_hats[-1].reshape(-1, self.code_dim)
+            z_q = self.inner.pass_gradient(rows, codes).to(z.dtype).view(f.shape).permute(0, 3, 1, 2)
+            if self.training:
+                self._count(indices)
+        quantized = Quantized(z_q, indices, total(terms))
+        return (quantized, detached(terms)) if return_terms else quantized
+
+    @torch.no_grad()
+    def encode(
+        self,
+        z: Tensor,  # [B, d, h_T, w_T]
+    ) -> list[Tensor]:
+        """The T index maps [B, h_t, w_t] alone, without a graph."""
+        self._check(f"{type(self).__name__}.encode", z)
+        with torch.autocast(z.device.type, enabled=False):
+            return self._scan_each(z.to(working_dtype(z.dtype)).permute(0, 2, 3, 1).contiguous())[0]
+
+    def decode(
+        self,
+        indices: Sequence[Tensor],  # T maps [B, h_t, w_t] int64
+    ) -> Tensor:
+        """z_q [B, d, h_T, w_T] of the index maps, equal to the forward pass's.
+
+        Raises:
+            TypeError: the indices are not integers.
+            ValueError: a map has not its scale's size, or an index lies outside the codebook.
+        """
+        name = f"{type(self).__name__}.decode"
+        got = [list(i.shape) for i in indices]
+        expected = [[got[0][0], *scale] for scale in self.scales] if got and got[0] else None
+        if got != expected:
+            sizes = ", ".join(f"[B, {h}, {w}]" for h, w in self.scales)
+            raise ValueError(f"{name}: expected indices of the sizes {sizes}, got {got}")
+        for i in indices:
+            check_indices(name, i, self.codebook_size)
+        (B, *_), (h, w), e = got[0], self.latent_size, self.codebook
+        dtype = working_dtype(e.dtype)
+        with torch.autocast(e.device.type, enabled=False):
+            ups = [up for _, up in self.pyramid.resizers()]
+            images = [torch.zeros(0, h, w, self.code_dim, dtype=dtype, device=e.device)]
+            for b in range(B):
+                f_hat = images[0].new_zeros(1, h, w, self.code_dim)
+                for t in range(len(self.scales)):
+                    f_hat = f_hat + self._map_of_codes(t, indices[t][b : b + 1], ups[t], dtype)
+                images.append(f_hat)
+        return torch.cat(images).permute(0, 3, 1, 2)
+
+    # The pass over the scales ----------------------------------------------------------------------------------------
+
+    def _scan(
+        self,
+        f: Tensor,  # [B, h_T, w_T, d]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """For each scale: indices [B, h_t, w_t], f_t [B, h_T, w_T, d], residual [B, h_t, w_t, d].
+
+        f_t carries gradient to codes and phi, the residual to f: quantising scale t treats the scales before as given.
+        """
+        indices, f_hats, residuals = [], [], []
+        f_hat = torch.zeros_like(f)
+        for t, (down, up) in enumerate(self.pyramid.resizers()):
+            residual = down(f - f_hat.detach())
+            chosen = self.inner.assign(residual.detach().reshape(-1, self.code_dim)).view(residual.shape[:-1])
+            f_hat = f_hat + self._map_of_codes(t, chosen, up, f.dtype)
+            indices.append(chosen)
+            f_hats.append(f_hat)
+            residuals.append(residual)
+        return indices, f_hats, residuals
+
+    def _scan_each(
+        self,
+        f: Tensor,  # [B, h_T, w_T, d]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """`_scan` of one image after the other: products and convolutions round differently by batch size."""
+        if f.shape[0] == 0:
+            return self._scan(f)
+        images = [self._scan(f[b : b + 1]) for b in range(f.shape[0])]
+        indices, f_hats, residuals = (
+            [torch.cat(maps) for maps in zip(*part, strict=True)] for part in zip(*images, strict=True)
+        )
+        return indices, f_hats, residuals
+
+    def _map_of_codes(
+        self,
+        t: int,
+        indices: Tensor,  # [B, h_t, w_t]
+        up: Callable[[Tensor], Tensor],
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """phi_t(bicubic(e[indices])) [B, h_T, w_T, d]: what scale t adds."""
+        codes = self.inner.lookup(indices.reshape(-1).long()).to(dtype).view(*indices.shape, self.code_dim)
+        return self.phi(up(codes), t)
+
+    def _matching_terms(
+        self,
+        residuals: list[Tensor],  # T maps [B, h_t, w_t, d]
+    ) -> dict[str, Tensor]:
+        rows = [residual.reshape(-1, self.code_dim) for residual in residuals]
+        if self.matching == "pooled":
+            return self.inner.matching_terms(torch.cat(rows))
+        scales = [self.inner.matching_terms(r) for r in rows]
+        return {name: torch.stack([terms[name] for terms in scales]).mean() for name in scales[0]}
+
+    @torch.no_grad()
+    def _count(
+        self,
+        indices: list[Tensor],  # T maps [B, h_t, w_t]
+    ) -> None:
+        """Moves `usage` towards the counts of this step; whole numbers in float32, so in any order the same bits."""
+        T, K = self.usage.shape
+        chosen = torch.cat([i.reshape(-1) + t * K for t, i in enumerate(indices)])
+        counts = torch.zeros(T * K, device=chosen.device).index_add_(
+            0, chosen, torch.ones(chosen.shape, device=chosen.device)
+        )
+        if self.group is not None:
+            torch.distributed.all_reduce(counts, group=self.group)
+        self.usage.lerp_(counts.view(T, K).to(self.usage.dtype), _USAGE_STEP)
+
+    def _check(self, name: str, z: Tensor) -> None:
+        if z.dim() != 4 or tuple(z.shape[2:]) != self.latent_size:
+            h, w = self.latent_size
+            raise ValueError(f"{name}: expected z [B, {self.code_dim}, {h}, {w}], got {list(z.shape)}")
+        check_features(name, z, self.code_dim)
+
+
+def _grids(scales: Sequence[int | Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    grids = []
+    for scale in scales:
+        grid = tuple(scale) if isinstance(scale, Sequence) else (scale, scale)
+        if len(grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in grid):
+            raise ValueError(f"MultiScaleQuantizer: expected scales of positive ints or (h, w) pairs, got {scale!r}")
+        grids.append((grid[0], grid[1]))
+    if not grids:
+        raise ValueError("MultiScaleQuantizer: expected at least one scale, got none")
+    if max(grids[-1]) > LARGEST_SCALE:
+        raise ValueError(
+            f"MultiScaleQuantizer: expected scales in latent positions, at most {LARGEST_SCALE} along a side, "
+            f"got {grids[-1]}"
+        )
+    if any(h > grids[-1][0] or w > grids[-1][1] for h, w in grids):
+        raise ValueError(f"MultiScaleQuantizer: expected no scale larger than the last, got {grids}")
+    return tuple(grids)

@@ -1,0 +1,113 @@
+"""Quantizers that treat each vector on its own.
+
+    indices = assign(rows)    z_q = lookup(indices)    loss = sum of fit_terms(rows, z_q) and matching_terms(rows)
+
+A subclass gives these steps; structures over several scales build their own passes from the same steps.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqdm_cuda.quantizers.base import Quantized, Quantizer, detached, total
+from vqdm_cuda.quantizers.layout import (
+    check_features,
+    check_indices,
+    features_from_rows,
+    rows_from_features,
+    working_dtype,
+)
+
+__all__ = ["PerVectorQuantizer"]
+
+
+class PerVectorQuantizer(Quantizer):
+    """A quantizer in which the index of a vector depends on that vector alone."""
+
+    @abstractmethod
+    def assign(
+        self,
+        rows: Tensor,  # [N, d]
+    ) -> Tensor:
+        """The index [N] int64 of each row; not differentiable."""
+
+    @abstractmethod
+    def lookup(
+        self,
+        indices: Tensor,  # [N] int64
+    ) -> Tensor:
+        """The codes [N, d] in float32 or float64; differentiable in the codebook's parameters."""
+
+    @abstractmethod
+    def fit_terms(
+        self,
+        z: Tensor,  # [..., d]
+        z_q: Tensor,  # [..., d], broadcasts with z
+    ) -> dict[str, Tensor]:
+        """Weighted differentiable terms that compare each vector with its quantised one."""
+
+    @abstractmethod
+    def pass_gradient(
+        self,
+        z: Tensor,  # [N, d]
+        z_q: Tensor,  # [N, d]
+    ) -> Tensor:
+        """z_q in value, with this quantizer's gradient to z."""
+
+    def matching_terms(
+        self,
+        rows: Tensor,  # [N, d] the vectors that were assigned
+    ) -> dict[str, Tensor]:
+        """Weighted differentiable terms that compare the set of all vectors with the codebook; none by default."""
+        return {}
+
+    def forward(
+        self,
+        z: Tensor,  # [B, d, h, w] or [..., d]
+        return_terms: bool = False,
+    ) -> Any:
+        check_features(type(self).__name__, z, self.code_dim)
+        with torch.autocast(z.device.type, enabled=False):
+            rows = rows_from_features(z.to(working_dtype(z.dtype)))
+            indices = self.assign(rows.detach())
+            codes = self.lookup(indices).to(rows.dtype)
+            terms = self.fit_terms(rows, codes) | self.matching_terms(rows)
+            z_q = self.pass_gradient(rows, codes).to(z.dtype)
+        index_shape = _index_shape(z)
+        quantized = Quantized(features_from_rows(z_q, index_shape), indices.view(index_shape), total(terms))
+        return (quantized, detached(terms)) if return_terms else quantized
+
+    @torch.no_grad()
+    def encode(
+        self,
+        z: Tensor,  # [B, d, h, w] or [..., d]
+    ) -> Tensor:
+        """The indices alone, without a graph: int64 [B, h, w], [B, n] or [N]."""
+        check_features(f"{type(self).__name__}.encode", z, self.code_dim)
+        with torch.autocast(z.device.type, enabled=False):
+            indices = self.assign(rows_from_features(z.to(working_dtype(z.dtype))))
+        return indices.view(_index_shape(z))
+
+    def decode(
+        self,
+        indices: Tensor,  # [B, h, w], [B, n] or [N] int64
+    ) -> Tensor:
+        """z_q of the indices: [B, d, h, w], [B, n, d] or [N, d], equal to the forward pass's.
+
+        Raises:
+            TypeError: the indices are not integers.
+            ValueError: they have no such shape, or one lies outside the codebook.
+        """
+        name = f"{type(self).__name__}.decode"
+        check_indices(name, indices, self.codebook_size)
+        if not 1 <= indices.dim() <= 3:
+            raise ValueError(f"{name}: expected indices [B, h, w], [B, n] or [N], got {list(indices.shape)}")
+        with torch.autocast(indices.device.type, enabled=False):
+            codes = self.lookup(indices.reshape(-1).long())
+        return features_from_rows(codes, indices.shape)
+
+
+def _index_shape(z: Tensor) -> torch.Size:
+    return z.shape[:1] + z.shape[2:] if z.dim() == 4 else z.shape[:-1]
