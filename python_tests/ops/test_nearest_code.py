@@ -241,6 +241,35 @@ def test_any_input(N, K, d, seed, offset, levels, dtype, biased) -> None:
     assert_exact(z.to(dtype), e.to(dtype), normal(K, seed=seed + 2).round() if biased else None)
 
 
+@pytest.mark.slow
+def test_a_long_run_of_random_inputs() -> None:
+    """20,000 calls of random shape, type, layout and scale, half of them full of ties."""
+    g = torch.Generator().manual_seed(1)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=g))
+
+    for call in range(20_000):
+        N, K, d = pick(0, 30), pick(1, 200), pick(1, 40)
+        z, e = (torch.randn(n, d, generator=g) * 10.0 ** pick(-3, 4) + 10.0 ** pick(-2, 4) for n in (N, K))
+        if call % 2:
+            z, e = z.round(), e.round()
+        z, e = (t.to(FLOATING[pick(0, 4)]) for t in (z, e))
+        assert_exact(
+            z.t().contiguous().t() if call % 3 else z, e, torch.randn(K, generator=g) if call % 5 == 0 else None
+        )
+
+
+@pytest.mark.slow
+def test_more_than_two_to_the_32_pairs() -> None:
+    z, e = normal(65536, 2), normal(100_000, 2, seed=1)
+    dist2, indices = nearest_code(z, e)
+    some = torch.arange(0, 65536, 997)
+    expected = reference.nearest_code(z[some], e)
+    assert torch.equal(indices[some], expected[1])
+    assert torch.equal(dist2[some], expected[0])
+
+
 # ---- properties ----
 
 

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds the library under AddressSanitizer and UndefinedBehaviorSanitizer, beside the ordinary build, and runs the
+# kernel tests on it. Usage: csrc/sanitize.sh PYTHON
+set -euo pipefail
+python=$(realpath --no-symlinks "$1")
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$root/build/sanitize
+mkdir -p "$build/vqdm_cuda"
+cp -r "$root/vqdm_cuda/." "$build/vqdm_cuda/"
+rm -f "$build"/vqdm_cuda/*.so
+PATH=$(dirname "$python"):$PATH
+cmake -S "$root" -B "$build/cmake" -G Ninja -DPython_EXECUTABLE="$python" -DVQDM_WITH_CUDA=OFF -DVQDM_SANITIZE=ON \
+  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/vqdm_cuda" >/dev/null
+cmake --build "$build/cmake"
+# The runtime comes first in the process; torch keeps memory for its own lifetime, so leaks are not looked for, and
+# aligned_alloc'ed memory that torch frees through operator delete is its own affair.
+cd "$build"
+LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+PYTHONPATH="$build:$root/python_tests" "$python" -m pytest -p no:cacheprovider -c /dev/null --import-mode=importlib -q \
+  --deselect "$root/python_tests/ops/test_nearest_code.py::test_compiles_without_a_graph_break" \
+  "$root/python_tests/ops/test_nearest_code.py" -m "not slow"
