@@ -59,7 +59,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["vqdm_cuda", "vqdm_cuda.*"]) + find_packages("train"),
     package_dir={"vqdm_train": "train/vqdm_train"},
-    package_data={"vqdm_cuda": ["py.typed"], "vqdm_train": ["py.typed", "*.html"]},
+    package_data={"vqdm_cuda": ["py.typed", "*.pyi"], "vqdm_train": ["py.typed", "*.html"]},
     ext_modules=[Extension("vqdm_cuda._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
     install_requires=[
