@@ -14,6 +14,8 @@ struct Avx2 {
   static Avx2 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static Avx2 broadcast(float x) { return {_mm256_set1_ps(x)}; }
   static Avx2 fma(Avx2 a, Avx2 b, Avx2 c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
+  static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.value, b.value)}; }
+  static Avx2 add(Avx2 a, Avx2 b) { return {_mm256_add_ps(a.value, b.value)}; }
   static Avx2 min(Avx2 a, Avx2 b) { return {_mm256_min_ps(a.value, b.value)}; }
   static Avx2 max(Avx2 a, Avx2 b) { return {_mm256_max_ps(a.value, b.value)}; }
   static void keep_smaller(Avx2 a, Avx2 best, int32_t panel, int32_t* panels) {

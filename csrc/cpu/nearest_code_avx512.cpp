@@ -14,6 +14,8 @@ struct Avx512 {
   static Avx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static Avx512 broadcast(float x) { return {_mm512_set1_ps(x)}; }
   static Avx512 fma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
+  static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.value, b.value)}; }
+  static Avx512 add(Avx512 a, Avx512 b) { return {_mm512_add_ps(a.value, b.value)}; }
   static Avx512 min(Avx512 a, Avx512 b) { return {_mm512_min_ps(a.value, b.value)}; }
   static Avx512 max(Avx512 a, Avx512 b) { return {_mm512_max_ps(a.value, b.value)}; }
   static void keep_smaller(Avx512 a, Avx512 best, int32_t panel, int32_t* panels) {

@@ -1,6 +1,6 @@
 // The fp32 filter of nearest_code: one algorithm, instantiated once per instruction set.
 //
-//   score[r][k] = bias[k] + sum_j x[j][r] * codes[j][k]        x holds -2 z', codes hold e', bias ||e'||^2 + user bias
+//   score[r][k] = sum_j x[j][r] * codes[j][k] + bias[k]        x holds -2 z', codes hold e', bias ||e'||^2 + user bias
 //
 // Codes stand in panels of W = V * L consecutive codes, panel-major [panel][d][W]; code k sits in panel k / W, and
 // within the panel in vector v = k % V, lane l = (k % W) / V, so one lane of all V vectors is a group of V consecutive
@@ -45,7 +45,7 @@ extern const NearestCodeFilter kNearestCodeAvx512;
 // the linker from merging, say, an AVX-512 copy into the portable kernel.
 namespace {
 
-// Vec: a register type with kLanes, load, store, broadcast, fma (a * b + c), min, max and keep_smaller.
+// Vec: a register type with kLanes, load, store, broadcast, mul, add, fma (a * b + c), min, max and keep_smaller.
 template <class Vec, int V>
 void scan_panels(const float* x, int d, const float* codes, const float* bias, int64_t panel_begin, int64_t panel_end,
                  LaneMinima* minima) {
@@ -53,13 +53,19 @@ void scan_panels(const float* x, int d, const float* codes, const float* bias, i
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const float* panel = codes + p * d * W;
     Vec acc[kTileRows][V];
+    // The first product starts each sum and the bias ends it: copies of the bias to start from would cost more.
+    {
+      Vec code[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) {
-      const Vec start = Vec::load(bias + p * W + v * L);
+      for (int v = 0; v < V; ++v) code[v] = Vec::load(panel + v * L);
 #pragma GCC unroll 8
-      for (int r = 0; r < kTileRows; ++r) acc[r][v] = start;
+      for (int r = 0; r < kTileRows; ++r) {
+        const Vec value = Vec::broadcast(x[r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) acc[r][v] = Vec::mul(value, code[v]);
+      }
     }
-    for (int j = 0; j < d; ++j) {
+    for (int j = 1; j < d; ++j) {
       Vec code[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) code[v] = Vec::load(panel + j * W + v * L);
@@ -69,6 +75,12 @@ void scan_panels(const float* x, int d, const float* codes, const float* bias, i
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) acc[r][v] = Vec::fma(value, code[v], acc[r][v]);
       }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      const Vec end = Vec::load(bias + p * W + v * L);
+#pragma GCC unroll 8
+      for (int r = 0; r < kTileRows; ++r) acc[r][v] = Vec::add(acc[r][v], end);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
@@ -90,14 +102,14 @@ void score_one_panel(const float* x, int d, const float* codes, const float* bia
   const float* panel = codes + p * d * W;
   Vec acc[V];
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) acc[v] = Vec::load(bias + p * W + v * L);
-  for (int j = 0; j < d; ++j) {
+  for (int v = 0; v < V; ++v) acc[v] = Vec::mul(Vec::broadcast(x[0]), Vec::load(panel + v * L));
+  for (int j = 1; j < d; ++j) {
     const Vec value = Vec::broadcast(x[j * kTileRows]);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) acc[v] = Vec::fma(value, Vec::load(panel + j * W + v * L), acc[v]);
   }
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) acc[v].store(scores + v * L);
+  for (int v = 0; v < V; ++v) Vec::add(acc[v], Vec::load(bias + p * W + v * L)).store(scores + v * L);
 }
 
 }  // namespace

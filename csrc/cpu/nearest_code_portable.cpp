@@ -20,6 +20,8 @@ struct Portable {
   }
   static Portable broadcast(float x) { return {Floats{x, x, x, x}}; }
   static Portable fma(Portable a, Portable b, Portable c) { return {a.value * b.value + c.value}; }
+  static Portable mul(Portable a, Portable b) { return {a.value * b.value}; }
+  static Portable add(Portable a, Portable b) { return {a.value + b.value}; }
   static Portable min(Portable a, Portable b) { return {a.value < b.value ? a.value : b.value}; }
   static Portable max(Portable a, Portable b) { return {a.value > b.value ? a.value : b.value}; }
   static void keep_smaller(Portable a, Portable best, int32_t panel, int32_t* panels) {

@@ -78,7 +78,7 @@ def test_stats_have_the_keys_of_the_contract(finished: Path) -> None:
         assert line["loss"] == pytest.approx(sum(line[term] for term in terms), rel=1e-5)
         assert 0 < line["utilization"] <= 1
         assert 1 <= line["perplexity"] <= 32
-        assert 0 <= line["data_wait"]
+        assert line["data_wait"] >= 0
 
 
 def test_run_directory(finished: Path, images: Path) -> None:
@@ -205,9 +205,7 @@ def poison(trainer: Trainer, steps: set[int]) -> None:
     trainer.stream.batch = poisoned  # type: ignore[method-assign]
 
 
-def test_not_finite_never_reaches_the_weights(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_not_finite_never_reaches_the_weights(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny_config(images, "steps=4", "checkpoint.save_every=1", "checkpoint.keep_last=9", "log_every=1")
     trainer = Trainer(config, tmp_path, ALONE)
     poison(trainer, {2})
@@ -219,7 +217,9 @@ def test_not_finite_never_reaches_the_weights(
     for name in [f"weights.safetensors/{n}" for n in learnt] + [f"model/model.safetensors/{n}" for n in learnt]:
         assert torch.equal(before[name], after[name]), name
     assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("optimizer"))
-    assert not torch.equal(after["weights.safetensors/encoder.conv_in.weight"], later["weights.safetensors/encoder.conv_in.weight"])
+    assert not torch.equal(
+        after["weights.safetensors/encoder.conv_in.weight"], later["weights.safetensors/encoder.conv_in.weight"]
+    )
     assert [line["step"] for line in stats(tmp_path)] == [1, 2, 4]
     assert (trainer.step, trainer.updates) == (4, 3)
 

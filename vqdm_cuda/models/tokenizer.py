@@ -103,7 +103,7 @@ class ImageTokenizer(nn.Module):
         convolutions may round differently by batch size and move a token that was nearly tied.
         """
         self._check("ImageTokenizer.encode", images)
-        if not per_image or images.shape[0] < 2:
+        if not per_image:
             return self.quantizer.encode(self.encoder(images))
         # A copy each: a convolution's rounding may also depend on the layout and the place in memory of its input.
         tokens = [

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from vqdm_cuda.distributed import all_reduce_sum
 from vqdm_cuda.quantizers.base import Quantized, Quantizer, detached, total
 from vqdm_cuda.quantizers.layout import check_features, check_indices, working_dtype
 from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
@@ -247,7 +248,7 @@ class MultiScaleQuantizer(Quantizer):
             0, chosen, torch.ones(chosen.shape, device=chosen.device)
         )
         if self.group is not None:
-            torch.distributed.all_reduce(counts, group=self.group)
+            counts = all_reduce_sum(counts, self.group)
         self.usage.lerp_(counts.view(T, K).to(self.usage.dtype), _USAGE_STEP)
 
     def _check(self, name: str, z: Tensor) -> None:

@@ -1,0 +1,247 @@
+"""What a run is: frozen dataclasses, checked when built, that are written to and read from JSON.
+
+A run is changed in four ways, each over the one before: preset < --config FILE.json < --set a.b=c < flags; the changes
+are merged first and checked together. Keys are the dotted names of the fields; values are plain data that must fit the
+field's type, and can name no Python object.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from vqdm_train.checkpoint import CheckpointConfig
+from vqdm_train.data import EvalImages, TrainImages, open_dataset
+from vqdm_train.losses import LossConfig
+from vqdm_train.model import ModelConfig, QuantizerConfig
+from vqdm_train.optimizer import OptimizerConfig
+
+__all__ = ["Config", "DataConfig", "apply_json", "differences", "flatten", "merge", "parse_settings", "to_dict"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from, and their size: square crops of `image_size` pixels."""
+
+    path: str = "builtin:photos"  # or builtin:digits, or a folder
+    image_size: int = 64
+    in_channels: int = 3
+    min_scale: float | None = None  # smallest random scale of training crops; None is the data set's own
+    max_corrupt: float = 0.001  # the part of corrupt files above which training stops
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError(
+                "data: expected path to be builtin:photos, builtin:digits or a folder, got an empty string"
+            )
+        if self.image_size < 1:
+            raise ValueError(f"data: expected image_size >= 1, got {self.image_size}")
+        if self.in_channels not in (1, 3):
+            raise ValueError(f"data: expected in_channels to be 1 or 3, got {self.in_channels}")
+        if self.min_scale is not None and not 0 < self.min_scale <= 1:
+            raise ValueError(f"data: expected min_scale in (0, 1] or null, got {self.min_scale}")
+        if not 0 <= self.max_corrupt <= 1:
+            raise ValueError(f"data: expected max_corrupt in [0, 1], got {self.max_corrupt}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run, complete: `config.json` in the run directory holds it and starts it again."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    steps: int = 10_000
+    batch_size: int = 16  # images per step, of all processes together
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda or cuda:N
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is autocast; weights stay float32
+    channels_last: bool = False  # memory layout of images and convolutions: the same numbers, another speed
+    ema_decay: float = 0.999
+    max_skipped_steps: int = 10  # a run stops after this many steps in a row with a non-finite loss or gradient
+    log_every: int = 10
+    sample_every: int = 100
+    num_samples: int = 8  # images in a sample grid
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "max_skipped_steps", "log_every", "sample_every", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config: expected {name} >= 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"config: expected seed in [0, 2^31), got {self.seed}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"config: expected ema_decay in [0, 1), got {self.ema_decay}")
+        kind, _, index = self.device.partition(":")
+        if kind not in ("auto", "cpu", "cuda") or (":" in self.device and (kind != "cuda" or not index.isdigit())):
+            raise ValueError(f"config: expected device to be auto, cpu, cuda or cuda:N, got {self.device}")
+        factor = self.model.downsampling
+        if self.data.image_size % factor:
+            raise ValueError(
+                f"config: expected data.image_size to be a multiple of the downsampling factor {factor}, "
+                f"got {self.data.image_size}"
+            )
+        latent = self.data.image_size // factor
+        if self.quantizer.scales and self.quantizer.scales[-1] != latent:
+            raise ValueError(
+                f"config: expected the last of quantizer.scales to be the latent size {latent} "
+                f"(data.image_size {self.data.image_size} / {factor}), got {list(self.quantizer.scales)}"
+            )
+
+
+def open_train(data: DataConfig) -> TrainImages:
+    """The images to train on."""
+    return open_dataset(
+        data.path,
+        split="train",
+        size=data.image_size,
+        in_channels=data.in_channels,
+        min_scale=data.min_scale,
+        max_corrupt=data.max_corrupt,
+    )
+
+
+def open_eval(data: DataConfig) -> EvalImages:
+    """The held-out images, in fixed crops."""
+    return open_dataset(data.path, split="eval", size=data.image_size, in_channels=data.in_channels)
+
+
+# What a resumed run may change: the rest would make another run of it.
+RESUMABLE = frozenset({"steps", "device"})
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain data, ready for json.dumps."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Dotted name -> plain value, for every field."""
+
+    def walk(value: Any, name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        return {key: leaf for inner, v in value.items() for key, leaf in walk(v, f"{name}.{inner}").items()}
+
+    return {key: leaf for name, value in to_dict(config).items() for key, leaf in walk(value, name).items()}
+
+
+def differences(saved: Config, asked: Config) -> list[str]:
+    """`key (saved -> asked)` for each key that differs and that a resumed run may not change."""
+    old, new = flatten(saved), flatten(asked)
+    return [f"{key} ({old[key]} -> {new[key]})" for key in old if old[key] != new[key] and key not in RESUMABLE]
+
+
+def apply_json(config: T, data: object, prefix: str = "") -> T:
+    """The config with the values of a (partial) JSON object in place of its own.
+
+    Raises ValueError for an unknown key, naming the nearest one, and for a value that does not fit its field.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"config: expected an object for {prefix or 'the file'}, got {json.dumps(data)}")
+    hints = typing.get_type_hints(type(config))
+    changes: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if key not in hints:
+            known = [f"{prefix}.{hint}" if prefix else hint for hint in hints]
+            raise ValueError(f"config: unknown key {name}{_did_you_mean(name, known)}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            changes[key] = apply_json(current, value, name)
+        else:
+            changes[key] = _convert(hints[key], value, name)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+def parse_settings(config: Config, settings: typing.Sequence[str]) -> dict[str, Any]:
+    """Each `a.b=c` of --set as one JSON object for `apply_json`; ValueError for an unknown key, with the nearest."""
+    changes: dict[str, Any] = {}
+    known = flatten(config)
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise ValueError(f"--set: expected KEY=VALUE, got {setting}")
+        if name not in known:
+            raise ValueError(f"--set: unknown key {name}{_did_you_mean(name, known)}")
+        *parents, last = name.split(".")
+        inner = changes
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = _parse(text, known[name])
+    return changes
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two JSON objects as one; where both state a value, the one above counts."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _parse(text: str, current: object) -> object:
+    """The plain value that the text of a --set states: JSON, a bare word, or 1,2,3 for a list."""
+    if isinstance(current, list) and not text.startswith("[") and text not in ("null", "none", "None"):
+        text = f"[{text}]"
+    if isinstance(current, str):
+        return text
+    words = {"none": None, "None": None, "True": True, "False": False}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _convert(hint: Any, value: object, name: str) -> Any:
+    """The plain value as the field's type, or ValueError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, name)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        choices = ", ".join(str(argument) for argument in arguments)
+        raise ValueError(f"config: expected {name} to be one of {choices}, got {json.dumps(value)}")
+    if origin is tuple:
+        if isinstance(value, list) and (arguments[-1] is Ellipsis or len(value) == len(arguments)):
+            return tuple(_convert(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+        size = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        raise ValueError(
+            f"config: expected {name} to be a list of {size}{arguments[0].__name__}, got {json.dumps(value)}"
+        )
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is float and number:
+        return float(value)  # type: ignore[arg-type]
+    if hint is int and number and float(value).is_integer():  # type: ignore[arg-type]
+        return int(value)  # type: ignore[call-overload]
+    if hint in (bool, str) and isinstance(value, hint):
+        return value
+    raise ValueError(f"config: expected {name} to be {_kind(hint)}, got {json.dumps(value)}")
+
+
+def _kind(hint: type) -> str:
+    return {float: "a finite number", int: "a whole number", bool: "true or false", str: "a string"}[hint]
+
+
+def _did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+    """The known key that looks most like the name, as a whole or in its last part."""
+
+    def likeness(key: str) -> float:
+        whole = difflib.SequenceMatcher(None, name, key).ratio()
+        return max(whole, difflib.SequenceMatcher(None, name.split(".")[-1], key.split(".")[-1]).ratio())
+
+    return f"; did you mean {max(known, key=likeness)}?"

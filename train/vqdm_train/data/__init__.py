@@ -1,0 +1,27 @@
+"""Images for training and evaluation.
+
+    images = open_dataset("builtin:photos", split="train", size=64)
+    batch = TrainStream(images, batch_size=16, seed=0).batch(step=0)        # [16, 3, 64, 64] in [-1, 1]
+
+A source (builtin.py, folder.py) says where pixels come from, images.py how crops are cut, stream.py which ones a step
+gets.
+"""
+
+from vqdm_train.data.check import Finding, check_data
+from vqdm_train.data.decode import CorruptImageError, read_image
+from vqdm_train.data.images import CorruptDataError, EvalImages, TrainImages
+from vqdm_train.data.open import open_dataset
+from vqdm_train.data.stream import TrainStream, prefetch
+
+__all__ = [
+    "CorruptDataError",
+    "CorruptImageError",
+    "EvalImages",
+    "Finding",
+    "TrainImages",
+    "TrainStream",
+    "check_data",
+    "open_dataset",
+    "prefetch",
+    "read_image",
+]

@@ -1,0 +1,163 @@
+"""Measures a tokenizer on the held-out images of a data set: what eval.json holds.
+
+psnr_*, ssim_*        of the reconstruction from the tokens, clamped to [-1, 1], as the protocol says (metrics.py)
+quantization_error    E = mean of ||z - z_q||^2 over latent positions: the sum over the d channels, not its root
+utilization           U = codes used at least once by all images together / K
+perplexity            C = exp(-sum p_k log p_k) over the same counts
+tokens_per_image, bits_per_image      tokens, and tokens * log2 K
+
+Tokens are those of evaluation mode, the nearest codes. Protocol `rgb`: PSNR and SSIM as scikit-image computes them on
+float images in [0, 1].
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vqdm_cuda import ImageTokenizer, Usage
+from vqdm_train import checkpoint
+from vqdm_train.data import EvalImages
+from vqdm_train.metrics import ImageMetrics
+
+__all__ = ["PROTOCOLS", "evaluate", "find_model", "image_size", "table", "tokens_per_image", "write_json"]
+
+PROTOCOLS = ("rgb",)
+_NEEDS_WEIGHTS = ("lpips_alex", "lpips_vgg", "rfid")
+
+
+@torch.no_grad()
+def evaluate(
+    tokenizer: ImageTokenizer,
+    images: EvalImages,
+    *,
+    protocol: str = "rgb",
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, Any], list[int]]:
+    """The metrics under the keys of eval.json, and how often each of the K codes was used.
+
+    A metric the protocol does not measure is None, with the reason under `skipped`.
+
+    Raises:
+        ValueError: no such protocol, or no images.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"--protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol}")
+    if len(images) == 0:
+        raise ValueError("evaluate: expected at least one held-out image, got none")
+    tokenizer = tokenizer.to(device).eval()
+    codebook_size = tokenizer.quantizer.codebook_size
+    metrics, usage = ImageMetrics(), Usage(codebook_size)
+    squared_error, positions = 0.0, 0
+    for start in range(0, len(images), batch_size):
+        batch = torch.stack([images[i] for i in range(start, min(start + batch_size, len(images)))])
+        z = tokenizer.encoder(batch.to(device))
+        quantized = tokenizer.quantizer(z)
+        reconstruction = tokenizer.decoder(quantized.z_q).clamp(-1, 1).cpu()
+        metrics.update((batch + 1) / 2, (reconstruction + 1) / 2)
+        usage.update(quantized.indices)
+        squared_error += (z - quantized.z_q).double().square().sum().item()
+        positions += z[:, 0].numel()
+    num_tokens = int(usage.counts.sum())
+    tokens = num_tokens // len(images)
+    result = {
+        "protocol": protocol,
+        "num_images": len(images),
+        "num_tokens": num_tokens,
+        **metrics.result(),
+        **dict.fromkeys(_NEEDS_WEIGHTS),
+        "quantization_error": squared_error / positions,
+        "utilization": usage.utilization(),
+        "perplexity": usage.perplexity(),
+        "tokens_per_image": tokens,
+        "bits_per_image": tokens * math.log2(codebook_size),
+        "codebook_size": codebook_size,
+        "skipped": dict.fromkeys(_NEEDS_WEIGHTS, f"protocol {protocol} does not measure it"),
+    }
+    return result, usage.counts.tolist()
+
+
+def tokens_per_image(
+    indices: torch.Tensor | list[torch.Tensor],  # [B, ...], or a list of them, one per scale
+    num_images: int,
+) -> int:
+    """How many indices stand for one image."""
+    maps = [indices] if isinstance(indices, torch.Tensor) else indices
+    return sum(part.numel() for part in maps) // num_images
+
+
+def find_model(path: Path) -> Path:
+    """The folder `from_pretrained` reads, of a run directory, a step folder or a model folder.
+
+    Of a run directory it is that of the newest valid checkpoint, else `model/`. What has a manifest is verified.
+
+    Raises:
+        ValueError: the path is none of the three.
+        CorruptCheckpointError: its files are not those that were saved.
+    """
+    if (path / "checkpoints").is_dir() or (path / "stats.jsonl").is_file():
+        newest = checkpoint.newest_valid(path / "checkpoints", print)
+        path = path if newest is None else newest
+    if (path / "state.json").is_file():
+        checkpoint.verify(path)
+    if (path / "model" / "config.json").is_file():
+        path = path / "model"
+    if not (path / "model.safetensors").is_file():
+        raise ValueError(f"CHECKPOINT: expected a run directory, a step folder or a model folder, got {path}")
+    if (path / checkpoint.MANIFEST).is_file():
+        checkpoint.verify(path)
+    return path
+
+
+def image_size(
+    tokenizer: ImageTokenizer,
+    folder: Path,  # what find_model returned
+    asked: int | None,
+) -> int:
+    """Side in pixels of the square images a tokenizer takes: what its scales say, else what was asked for, else that
+    of the run around the folder.
+
+    Raises:
+        ValueError: none of them says, or the scales say something else than what was asked for.
+    """
+    latent = tokenizer.quantizer.latent_size
+    if latent is not None:
+        if latent[0] != latent[1]:
+            raise ValueError(f"CHECKPOINT: expected square latents, got {latent[0]} x {latent[1]}")
+        size = latent[0] * tokenizer.factor
+        if asked not in (None, size):
+            raise ValueError(f"--size: expected {size}, which the scales of the tokenizer say, got {asked}")
+        return size
+    if asked is not None:
+        return asked
+    for parent in folder.parents:
+        if (parent / "config.json").is_file() and (parent / "checkpoints").is_dir():
+            return json.loads((parent / "config.json").read_text())["data"]["image_size"]
+    raise ValueError(f"--size: expected the pixels of the images, which {folder} does not say, got none")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The metrics for people, one a line."""
+    rows = [
+        ("PSNR (RGB)", f"{result['psnr_rgb']:.2f} dB"),
+        ("PSNR (Y)", f"{result['psnr_y']:.2f} dB"),
+        ("SSIM (RGB)", f"{result['ssim_rgb']:.4f}"),
+        ("SSIM (Y)", f"{result['ssim_y']:.4f}"),
+        ("quantization error", f"{result['quantization_error']:.4g}"),
+        ("codes used", f"{100 * result['utilization']:.1f} % of {result['codebook_size']}"),
+        ("perplexity", f"{result['perplexity']:.1f}"),
+        ("tokens per image", f"{result['tokens_per_image']} ({result['bits_per_image']:.0f} bits)"),
+        ("measured on", f"{result['num_images']} images, {result['num_tokens']} tokens, protocol {result['protocol']}"),
+    ]
+    return "\n".join(f"{name:<20}{value}" for name, value in rows)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Writes a JSON file in one atomic step."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(partial, path)
