@@ -1,5 +1,6 @@
 """Packaging, and nothing else: CMakeLists.txt is the one description of the build, this drives it."""
 
+import importlib
 import os
 import re
 import shutil
@@ -14,6 +15,17 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vqdm_cuda/_version.py").read_text()).group(1)
 
 
+def find_tool(name: str, folder: str) -> str:
+    """A build tool: that of the Python package of its name, which needs no PATH, else the one on PATH."""
+    try:
+        return str(Path(getattr(importlib.import_module(name), folder)) / name)
+    except ImportError:
+        found = shutil.which(name)
+    if found is None:
+        raise SystemExit(f"vqdm_cuda: building needs {name}: pip install {name}")
+    return found
+
+
 class CMakeBuild(build_ext):
     """Configure and build with CMake + Ninja; the libraries land beside the package's Python files."""
 
@@ -26,17 +38,15 @@ class CMakeBuild(build_ext):
                 f"vqdm_cuda: building needs {error.name}: "
                 "pip install torch pybind11 cmake ninja, then pip install --no-build-isolation ."
             ) from error
-        missing = [tool for tool in ("cmake", "ninja") if shutil.which(tool) is None]
-        if missing:
-            raise SystemExit(f"vqdm_cuda: building needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+        cmake, ninja = find_tool("cmake", "CMAKE_BIN_DIR"), find_tool("ninja", "BIN_DIR")
 
         output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
         subprocess.run(
             [
-                "cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
+                cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja",
                 f"-DPython_EXECUTABLE={sys.executable}",
-                f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja')}",
+                f"-DCMAKE_MAKE_PROGRAM={ninja}",
                 f"-DVQDM_TORCH_DIR={Path(torch.__file__).parent}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
@@ -45,7 +55,7 @@ class CMakeBuild(build_ext):
             check=True,
         )  # fmt: skip
         jobs = os.environ.get("MAX_JOBS")
-        subprocess.run(["cmake", "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
+        subprocess.run([cmake, "--build", str(build), *(["-j", jobs] if jobs else [])], check=True)
 
 
 setup(

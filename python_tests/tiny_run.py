@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
 from vqdm_train.config import Config, apply_json, merge, parse_settings
 from vqdm_train.distributed import World
 from vqdm_train.presets import demo

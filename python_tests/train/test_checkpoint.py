@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from vqdm_train import checkpoint
 from vqdm_train.checkpoint import CorruptCheckpointError, clean, newest_valid, replace_folder, save, verify
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vqdm_train.config import Config, apply_json, differences, flatten, merge, parse_settings, to_dict
 from vqdm_train.model import QuantizerConfig
 from vqdm_train.presets import PRESETS, demo, demo_vanilla

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from skimage import data as skimage_data
 from sklearn.datasets import load_digits
+
 from vqdm_train.data import (
     CorruptDataError,
     CorruptImageError,

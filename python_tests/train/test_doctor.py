@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from vqdm_train.doctor import diagnose, find_problems, render, runs_on
 
 from vqdm_cuda import __version__
+from vqdm_train.doctor import diagnose, find_problems, render, runs_on
 
 _PACKAGES = ("torch", "numpy", "safetensors", "scikit-image", "scikit-learn", "pillow", "matplotlib")
 

@@ -9,6 +9,7 @@ import torch
 from skimage import data as skimage_data
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
 from vqdm_train.metrics import ImageMetrics, psnr, ssim, to_luma
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+
 from vqdm_train.report import write_report
 from vqdm_train.report_charts import _running_mean, code_use_chart, curve_chart
 

@@ -95,7 +95,7 @@ def train(
         if preset is None:
             raise click.UsageError("expected --out RUN where no --preset gives the run its name, got none")
         out = Path("runs") / preset
-    flags = {"data": {"path": data}} if data is not None else {}
+    flags: dict[str, Any] = {"data": {"path": data}} if data is not None else {}
     named = {"steps": steps, "batch_size": batch_size, "seed": seed, "device": device}
     flags |= {name: value for name, value in named.items() if value is not None}
     with _errors_in_one_sentence():
@@ -247,4 +247,16 @@ def data_check(data: str) -> None:
     errors = sum(finding.severity == "error" for finding in findings)
     click.echo(f"{data}: {errors} errors, {len(findings) - errors} notes")
     if errors:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def doctor(as_json: bool) -> None:
+    """Say what is installed, what will run where, and how to cure each problem. Exits with 1 where there is one."""
+    from vqdm_train.doctor import diagnose, render
+
+    diagnosis = diagnose()
+    click.echo(json.dumps(diagnosis, indent=1) if as_json else render(diagnosis))
+    if diagnosis["problems"]:
         raise SystemExit(1)

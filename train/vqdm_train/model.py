@@ -1,7 +1,9 @@
 """The tokenizer of a run: encoder, quantizer and decoder, built from their configs."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from vqdm_cuda import (
     Decoder,
@@ -29,6 +31,8 @@ class ModelConfig:
     dropout: float = 0.0
     norm_groups: int = 32
     latent_kernel_size: int = 3
+    init_gain: float = 1.0  # of the Xavier initialisation of the convolutions
+    residual_gain: float = 0.1  # further factor on what each residual block adds at the start
 
     def __post_init__(self) -> None:
         sizes = ("base_channels", "num_res_blocks", "latent_channels", "norm_groups", "latent_kernel_size")
@@ -43,6 +47,10 @@ class ModelConfig:
             raise ValueError(
                 f"model: expected norm_groups to divide base_channels {self.base_channels} times each of "
                 f"channel_multipliers {list(self.channel_multipliers)}, got {self.norm_groups}"
+            )
+        if self.init_gain <= 0 or self.residual_gain < 0:
+            raise ValueError(
+                f"model: expected init_gain > 0 and residual_gain >= 0, got {self.init_gain} and {self.residual_gain}"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model: expected dropout in [0, 1), got {self.dropout}")
@@ -109,7 +117,7 @@ _MULTI_SCALE = ("phi_kernel_size", "phi_ratio", "num_phi", "matching")
 
 def build_tokenizer(model: ModelConfig, quantizer: QuantizerConfig, in_channels: int) -> ImageTokenizer:
     """A tokenizer with fresh random weights, drawn from torch's default generator."""
-    sizes = {
+    sizes: dict[str, Any] = {
         "base_channels": model.base_channels,
         "channel_multipliers": model.channel_multipliers,
         "num_res_blocks": model.num_res_blocks,
@@ -122,12 +130,28 @@ def build_tokenizer(model: ModelConfig, quantizer: QuantizerConfig, in_channels:
     }
     encoder = Encoder(in_channels=in_channels, **sizes)
     decoder = Decoder(in_channels=in_channels, **sizes)
+    for network in (encoder, decoder):
+        _initialize(network, model)
     return ImageTokenizer(encoder, build_quantizer(quantizer, model.latent_channels), decoder)
+
+
+def _initialize(network: nn.Module, config: ModelConfig) -> None:
+    """Xavier normal convolutions without bias, residual blocks that add little: a network that starts almost linear.
+
+    Colours and edges then pass from the first step on. With torch's own initialisation, which halves the signal at each
+    convolution, the demo is more than 2 dB worse after the same steps.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            last_of_block = name.endswith((".conv2", ".proj_out"))
+            nn.init.xavier_normal_(module.weight, config.init_gain * (config.residual_gain if last_of_block else 1.0))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def build_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
     """The quantizer that the config describes, for codes of `code_dim` numbers."""
-    common = {
+    common: dict[str, Any] = {
         "commitment_weight": config.commitment_weight,
         "codebook_weight": config.codebook_weight,
         "gradient": config.gradient,

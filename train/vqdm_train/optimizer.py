@@ -81,7 +81,7 @@ def load_optimizer(
     tensors: dict[str, Tensor],
 ) -> None:
     """Puts the state of `optimizer_tensors` back, on each parameter's device."""
-    state: dict[nn.Parameter, dict[str, Tensor]] = {}
+    state: dict[Tensor, dict[str, Tensor]] = {}
     parameters = dict(model.named_parameters())
     for full_name, value in tensors.items():
         name, key = full_name.rsplit(".", 1)

@@ -64,7 +64,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.tokenizer = build_tokenizer(config.model, config.quantizer, config.data.in_channels).to(world.device)
         if config.channels_last:
-            self.tokenizer.to(memory_format=torch.channels_last)
+            self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = EMA(self.tokenizer, config.ema_decay)
         self.optimizer = build_optimizer(self.tokenizer, config.optimizer)
         self.step = 0  # steps done
