@@ -49,6 +49,20 @@ def test_a_tokenizer_configured_as_var_holds_vars_tensors():
     assert tokenizer.factor == 16
 
 
+def test_patches_stand_for_levels():
+    options = SMALL | {"patch_size": 4}
+    encoder, decoder = Encoder(**options), Decoder(**options)
+    images = torch.randn(2, 3, 32, 48)
+    z = encoder(images)
+    assert z.shape == (2, 6, 2, 3)
+    assert decoder(z).shape == images.shape
+    assert encoder.options.factor == 16
+    # A patch's pixels, and no others, reach its position before the first convolution mixes positions.
+    assert encoder.conv_in.in_channels == decoder.conv_out.out_channels == 3 * 16
+    with pytest.raises(ValueError, match="patch_size of at least 1, got 0"):
+        NetworkOptions(patch_size=0)
+
+
 @pytest.mark.parametrize("attention", [True, False])
 @pytest.mark.parametrize("latent_kernel_size", [1, 3])
 def test_shapes_are_mirrored(attention, latent_kernel_size):

@@ -60,7 +60,7 @@ def test_setting(setting: str, key: str, value: object) -> None:
 
 
 NUMBERS = {key: "2" if isinstance(v, int) else "0.25" for key, v in flatten(demo()).items() if type(v) in (int, float)}
-FIXED_BY_OTHERS = {"data.image_size", "data.in_channels", "model.base_channels", "model.latent_kernel_size"}
+FIXED_BY_OTHERS = {"data.image_size", "data.in_channels", "model.base_channels", "model.latent_kernel_size", "model.patch_size"}
 
 
 @pytest.mark.parametrize("key", sorted(NUMBERS.keys() - FIXED_BY_OTHERS))
@@ -134,6 +134,7 @@ def test_frozen() -> None:
         ("model.channel_multipliers=", "model: expected channel_multipliers >= 1, got []"),
         ("model.latent_kernel_size=2", "model: expected an odd latent_kernel_size, got 2"),
         ("model.dropout=1", "model: expected dropout in [0, 1), got 1.0"),
+        ("model.init_gain=0", "model: expected init_gain > 0 and residual_gain >= 0, got 0.0 and "),
         ("model.num_res_blocks=0", "model: expected num_res_blocks >= 1, got 0"),
         ("quantizer.scales=1,3,2,8", "quantizer: expected scales that grow from 1 or more, got [1, 3, 2, 8]"),
         ("quantizer.codebook_size=0", "quantizer: expected codebook_size >= 1, got 0"),
@@ -179,7 +180,7 @@ def test_options_that_would_do_nothing_are_refused(off: list[str], setting: str,
         ([1], "config: expected an object for the file, got [1]"),
         ({"model": 3}, "config: expected an object for model, got 3"),
         ({"modle": {}}, "config: unknown key modle; did you mean model?"),
-        ({"model": {"base": 3}}, "config: unknown key model.base; did you mean model.base_channels?"),
+        ({"model": {"base_chanels": 3}}, "config: unknown key model.base_chanels; did you mean model.base_channels?"),
         ({"quantizer": {"scales": "1,8"}}, 'config: expected quantizer.scales to be a list of int, got "1,8"'),
         ({"data": {"path": {"__class__": "os.system"}}}, "config: expected data.path to be a string"),
     ],

@@ -318,6 +318,15 @@ def test_ema_is_the_weighted_mean(images: Path) -> None:
     torch.testing.assert_close(ema.model.encoder.conv_in.weight, expected, rtol=1e-14, atol=0)
 
 
+def test_fresh_networks_are_almost_linear(images: Path) -> None:
+    """Twice the contrast of an image gives twice the change at the first block, and every bias starts at 0."""
+    tokenizer = tiny_tokenizer(tiny_config(images, "model.residual_gain=0"))
+    assert all((p == 0).all() for name, p in tokenizer.encoder.named_parameters() if name.endswith("conv1.bias"))
+    x = torch.rand(1, 3, 32, 32)
+    y = tokenizer.encoder.down[0](tokenizer.encoder.conv_in(x))
+    torch.testing.assert_close(tokenizer.encoder.down[0](tokenizer.encoder.conv_in(2 * x)), 2 * y, rtol=1e-5, atol=1e-6)
+
+
 def test_losses() -> None:
     x, y = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
     loss, terms = reconstruction_loss(x, y, LossConfig(l1_weight=2.0, l2_weight=3.0))

@@ -31,11 +31,19 @@ class ModelConfig:
     dropout: float = 0.0
     norm_groups: int = 32
     latent_kernel_size: int = 3
+    patch_size: int = 1  # pixels of each patch become channels before the first level
     init_gain: float = 1.0  # of the Xavier initialisation of the convolutions
     residual_gain: float = 0.1  # further factor on what each residual block adds at the start
 
     def __post_init__(self) -> None:
-        sizes = ("base_channels", "num_res_blocks", "latent_channels", "norm_groups", "latent_kernel_size")
+        sizes = (
+            "base_channels",
+            "num_res_blocks",
+            "latent_channels",
+            "norm_groups",
+            "latent_kernel_size",
+            "patch_size",
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"model: expected {name} >= 1, got {getattr(self, name)}")
@@ -58,7 +66,7 @@ class ModelConfig:
     @property
     def downsampling(self) -> int:
         """Image pixels per latent position, along each side."""
-        return 2 ** (len(self.channel_multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +135,7 @@ def build_tokenizer(model: ModelConfig, quantizer: QuantizerConfig, in_channels:
         "dropout": model.dropout,
         "norm_groups": model.norm_groups,
         "latent_kernel_size": model.latent_kernel_size,
+        "patch_size": model.patch_size,
     }
     encoder = Encoder(in_channels=in_channels, **sizes)
     decoder = Decoder(in_channels=in_channels, **sizes)

@@ -2,7 +2,7 @@
 
 post_quant_conv -> conv_in -> middle
                 -> per level, lowest first: residual blocks (attention at the lowest), upsample
-                -> norm, silu, conv_out
+                -> norm, silu, conv_out -> channels to patches
 """
 
 from collections.abc import Sequence
@@ -65,6 +65,7 @@ class Decoder(nn.Module):
         dropout: float = 0.0,
         norm_groups: int = 32,
         latent_kernel_size: int = 3,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.options = NetworkOptions(
@@ -78,6 +79,7 @@ class Decoder(nn.Module):
             dropout=dropout,
             norm_groups=norm_groups,
             latent_kernel_size=latent_kernel_size,
+            patch_size=patch_size,
         )
         channels = self.options.level_channels
         lowest = len(channels) - 1
@@ -92,7 +94,7 @@ class Decoder(nn.Module):
             for i in range(len(channels))
         )
         self.norm_out = group_norm(channels[0], norm_groups)
-        self.conv_out = nn.Conv2d(channels[0], in_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels[0], in_channels * patch_size**2, 3, padding=1)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -107,4 +109,4 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(self.post_quant_conv(z_q)))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.options.patch_size)

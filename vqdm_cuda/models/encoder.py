@@ -1,7 +1,7 @@
 """Encoder: images to latents, halving the resolution between levels (VQGAN, VAR).
 
-conv_in -> per level: residual blocks (attention at the lowest), downsample -> middle -> norm, silu, conv_out
-        -> quant_conv
+patches to channels -> conv_in -> per level: residual blocks (attention at the lowest), downsample
+                    -> middle -> norm, silu, conv_out -> quant_conv
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class _Level(nn.Module):
 class Encoder(nn.Module):
     """Images [B, in_channels, H, W] to latents [B, latent_channels, H/factor, W/factor].
 
-    factor is 2^(levels - 1), one level per entry of channel_multipliers. Options as in `NetworkOptions`; the defaults
+    factor is patch_size 2^(levels - 1), one level per entry of channel_multipliers. Options as in `NetworkOptions`; the defaults
     are VAR's released tokenizer.
     """
 
@@ -61,6 +61,7 @@ class Encoder(nn.Module):
         dropout: float = 0.0,
         norm_groups: int = 32,
         latent_kernel_size: int = 3,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.options = NetworkOptions(
@@ -74,9 +75,10 @@ class Encoder(nn.Module):
             dropout=dropout,
             norm_groups=norm_groups,
             latent_kernel_size=latent_kernel_size,
+            patch_size=patch_size,
         )
         channels = self.options.level_channels
-        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels * patch_size**2, base_channels, 3, padding=1)
         self.down = nn.ModuleList(
             _Level(n_in, n_out, self.options, lowest=i == len(channels) - 1)
             for i, (n_in, n_out) in enumerate(zip([base_channels, *channels[:-1]], channels, strict=True))
@@ -98,7 +100,7 @@ class Encoder(nn.Module):
         images: Tensor,  # [B, in_channels, H, W]
     ) -> Tensor:
         """Latents [B, latent_channels, H/factor, W/factor]."""
-        x = self.conv_in(images)
+        x = self.conv_in(F.pixel_unshuffle(images, self.options.patch_size))
         for level in self.down:
             x = level(x)
         return self.quant_conv(self.conv_out(F.silu(self.norm_out(self.mid(x)))))

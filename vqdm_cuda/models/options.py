@@ -11,7 +11,8 @@ __all__ = ["NetworkOptions"]
 class NetworkOptions:
     """Shape of a convolutional encoder or decoder; the defaults are VAR's released tokenizer.
 
-    Level i works on images 2^i times smaller than the input with base_channels * channel_multipliers[i] channels.
+    Level i works at a resolution patch_size * 2^i times smaller than the images' with base_channels *
+    channel_multipliers[i] channels.
     """
 
     in_channels: int = 3
@@ -24,10 +25,11 @@ class NetworkOptions:
     dropout: float = 0.0
     norm_groups: int = 32
     latent_kernel_size: int = 3  # of the convolution between network and quantizer
+    patch_size: int = 1  # side of the squares of pixels that become channels (pixel unshuffle) before the first level
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
-        for name in ("in_channels", "base_channels", "num_res_blocks", "latent_channels", "norm_groups"):
+        for name in ("in_channels", "base_channels", "num_res_blocks", "latent_channels", "norm_groups", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"NetworkOptions: expected {name} of at least 1, got {getattr(self, name)}")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
@@ -41,13 +43,13 @@ class NetworkOptions:
 
     @property
     def level_channels(self) -> list[int]:
-        """Channels of each level, from the images' resolution down to the latents'."""
+        """Channels of each level, from the highest resolution down to the latents'."""
         return [self.base_channels * m for m in self.channel_multipliers]
 
     @property
     def factor(self) -> int:
         """How many times smaller the latents are than the images, along each side."""
-        return 2 ** (len(self.channel_multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
     def plain(self) -> dict[str, Any]:
         """As plain data for a saved configuration."""
