@@ -67,10 +67,8 @@ def test_precedence(images: Path, tmp_path: Path) -> None:
     """preset < --config < --set < flags"""
     file = tmp_path / "over.json"
     file.write_text(json.dumps({"steps": 7, "batch_size": 2, "seed": 5, "optimizer": {"lr": 0.5}}))
-    settings = ["--set", "seed=6", "--set", "batch_size=3", "--config", file]
-    result = vqdm(
-        "train", *tiny_flags(images), *settings, "--steps", "1", "--batch-size", "2", "--out", tmp_path / "run"
-    )
+    changes = ["--config", str(file), "--set", "seed=6", "--set", "batch_size=3", "--steps", "1", "--batch-size", "2"]
+    result = vqdm("train", *tiny_flags(images), *changes, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     config = config_of(tmp_path / "run")
     # lr is in TINY, which is given by --set
