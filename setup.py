@@ -30,6 +30,8 @@ class CMakeBuild(build_ext):
     """Configure and build with CMake + Ninja; the libraries land beside the package's Python files."""
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.name.endswith("_cuda"):
+            return  # built with the other, where there is an nvcc
         try:
             import pybind11
             import torch
@@ -50,6 +52,11 @@ class CMakeBuild(build_ext):
                 f"-DVQDM_TORCH_DIR={Path(torch.__file__).parent}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
+                # All switches, so that the build folder does not remember those of an earlier call.
+                "-DCMAKE_BUILD_TYPE=Release",
+                "-DVQDM_WITH_CUDA=AUTO",
+                "-DVQDM_WERROR=OFF",
+                "-DVQDM_SANITIZE=OFF",
                 *os.environ.get("CMAKE_ARGS", "").split(),
             ],
             check=True,
@@ -70,7 +77,7 @@ setup(
     packages=find_packages(include=["vqdm_cuda", "vqdm_cuda.*"]) + find_packages("train"),
     package_dir={"vqdm_train": "train/vqdm_train"},
     package_data={"vqdm_cuda": ["py.typed", "*.pyi"], "vqdm_train": ["py.typed", "*.html"]},
-    ext_modules=[Extension("vqdm_cuda._C", sources=[])],
+    ext_modules=[Extension("vqdm_cuda._C", sources=[]), Extension("vqdm_cuda._C_cuda", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
     install_requires=[
         "torch>=2.10",

@@ -68,7 +68,11 @@ def machine() -> str:
 
 
 def commit() -> str:
-    ran = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    """The commit that was measured; "unknown" in a copy without git's metadata."""
+    try:
+        ran = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     return ran.stdout.strip()
 
 

@@ -99,8 +99,15 @@ def assert_raises(bad: Bad, *, fake: bool) -> None:
 
 
 def assert_compiles(function: Callable[..., Tensor | tuple[Tensor, ...]], *inputs: Tensor) -> None:
-    """One graph under torch.compile, with the values and gradients of eager mode."""
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    """One graph under torch.compile, static and with symbolic sizes, with the values and gradients of eager mode."""
+    for dynamic in (None, True):
+        _assert_compiles(function, inputs, dynamic)
+
+
+def _assert_compiles(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: tuple[Tensor, ...], dynamic: bool | None
+) -> None:
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     results = []
     for run in (function, compiled):
         output = run(*inputs)

@@ -37,10 +37,13 @@ def test_libraries_use_only_the_stable_interface(library: Path) -> None:
     symbols = subprocess.run(
         ["nm", "-D", "--undefined-only", library], check=True, capture_output=True, text=True
     ).stdout.split()
-    names = [name for name in symbols if name not in {"U", "w"}]
+    names = {name for name in symbols if name not in {"U", "w"}}
+    # The C and C++ runtimes' symbols carry a version; what else is undefined is Python's or torch's, and of torch only
+    # the C interface keeps from release to release. Which of it torch 2.10 has, TORCH_TARGET_VERSION sees to.
+    unversioned = {name for name in names if "@" not in name}
+    allowed = r"(aoti_torch_|torch_|Py|_Py|_ZNSt|_ITM_|__gmon_start__|__cudaInitModule)"
+    assert {name for name in unversioned if not re.match(allowed, name)} == set()
     assert any(name.startswith("aoti_torch_") for name in names)
-    mangled_torch = [name for name in names if re.match(r"_ZN?K?(2at|3c10|5torch|8caffe2)", name)]
-    assert not mangled_torch, "C++ symbols of torch change between its releases"
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda path: path.name)

@@ -2,10 +2,10 @@
 
 import math
 
-import cases
 import pytest
 import torch
 
+import cases
 from vqdm_cuda import reference
 from vqdm_cuda.criteria import Usage, criterion_triple, perplexity, quantization_error, utilization
 

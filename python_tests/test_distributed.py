@@ -5,13 +5,13 @@ Both ranks run once, over the loopback interface, and leave their results in fil
 
 from pathlib import Path
 
-import cases
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import cases
 from vqdm_cuda.criteria import Usage
 from vqdm_cuda.distributed import all_reduce_sum
 from vqdm_cuda.losses import wasserstein_loss

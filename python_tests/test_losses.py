@@ -2,10 +2,10 @@
 
 import math
 
-import cases
 import pytest
 import torch
 
+import cases
 from vqdm_cuda import reference
 from vqdm_cuda.losses import gaussian_bhattacharyya, gaussian_kl, rate_distortion_gaussian, wasserstein_loss
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2

@@ -12,6 +12,7 @@ from vqdm_train.presets import demo
 
 TINY = (
     "data.image_size=32",
+    "model.patch_size=1",
     "model.base_channels=8",
     "model.channel_multipliers=1,1,2",
     "model.latent_channels=4",

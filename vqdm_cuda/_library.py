@@ -18,12 +18,14 @@ except ImportError as error:
 
 __all__ = ["build_info", "has_cuda_kernels"]
 
-_CUDA_LIBRARY = Path(__file__).with_name("_C_cuda.so")
+_CPU_LIBRARY = Path(_C.__file__)
+_CUDA_LIBRARY = _CPU_LIBRARY.with_name(_CPU_LIBRARY.name.replace("_C.", "_C_cuda.", 1))
 
 
 def has_cuda_kernels() -> bool:
     """Whether CUDA tensors will run: the CUDA half was built and this torch has CUDA."""
-    return _CUDA_LIBRARY.exists() and torch.version.cuda is not None
+    # _C says whether it was built with CUDA: a file that an earlier build left does not count.
+    return bool(_C.facts()["cuda_archs"]) and _CUDA_LIBRARY.exists() and torch.version.cuda is not None
 
 
 def build_info() -> dict[str, object]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from vqdm_cuda.distributed import all_reduce_sum
-from vqdm_cuda.ops._checks import result_dtype
+from vqdm_cuda.ops._checks import check_floating, result_dtype
 from vqdm_cuda.ops.code_sums import check_indices, count_codes
 from vqdm_cuda.ops.nearest_code import nearest_code
 
@@ -65,9 +65,10 @@ def criterion_triple(
     e: Tensor,  # [K, d]
 ) -> tuple[Tensor, Tensor, Tensor]:  # scalars
     """(E, U, C) of features z under the nearest codes of e, from one search. Errors are those of `nearest_code`."""
-    dist2, indices = nearest_code(z, e)
+    check_floating("criterion_triple", z=z, e=e)
     if z.dim() != 2 or e.dim() != 2:
         raise ValueError(f"criterion_triple: expected z [N, d] and e [K, d], got {list(z.shape)} and {list(e.shape)}")
+    dist2, indices = nearest_code(z, e)
     counts = count_codes(indices, e.shape[0])
     return dist2.double().mean().to(result_dtype(z, e)), utilization(counts), perplexity(counts)
 
@@ -110,7 +111,7 @@ class Usage:
         indices: Tensor | list[Tensor],  # int64 of any shape; a list for a multi-scale quantizer
     ) -> None:
         """Count these indices too. Errors are those of `code_sums`; nothing is counted when one is raised."""
-        parts = [indices] if isinstance(indices, Tensor) else list(indices)
+        parts = indices if isinstance(indices, list | tuple) else [indices]
         for part in parts:
             check_indices("Usage.update", part, self.codebook_size)
         counts = self.counts

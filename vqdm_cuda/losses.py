@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from vqdm_cuda.ops._checks import check_floating, result_dtype
+from vqdm_cuda.ops._checks import check_floating, has_values, result_dtype
 from vqdm_cuda.ops._symmetric import finite_or_identity, symmetrized
 from vqdm_cuda.ops.gaussian_w2 import check_gaussians, gaussian_w2
 from vqdm_cuda.ops.moments import moments_float64
@@ -89,6 +89,15 @@ def _check_wasserstein(
             "wasserstein_loss: expected z [N, d] and e [K, d] with equal d >= 1 and K >= 1, "
             f"got {list(z.shape)} and {list(e.shape)}"
         )
+    check_wasserstein_options("wasserstein_loss", grad_to, target, normalize, cov_scale)
+    if not 0 <= tau < float("inf"):
+        raise ValueError(f"wasserstein_loss: expected tau >= 0, got {tau}")
+
+
+def check_wasserstein_options(
+    function: str, grad_to: str, target: str, normalize: str | None, cov_scale: float
+) -> None:
+    """Raise ValueError for an option of `wasserstein_loss` outside its set."""
     options: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
         ("grad_to", grad_to, ("codebook", "features", "both")),
         ("target", target, ("features", "rate_distortion")),
@@ -96,18 +105,14 @@ def _check_wasserstein(
     )
     for name, value, allowed in options:
         if value not in allowed:
-            raise ValueError(
-                f"wasserstein_loss: expected {name} to be one of {', '.join(map(repr, allowed))}, got {value!r}"
-            )
+            raise ValueError(f"{function}: expected {name} to be one of {', '.join(map(repr, allowed))}, got {value!r}")
     if target == "rate_distortion" and grad_to == "features":
         raise ValueError(
-            "wasserstein_loss: expected grad_to 'codebook' or 'both' with target 'rate_distortion', "
+            f"{function}: expected grad_to 'codebook' or 'both' with target 'rate_distortion', "
             "which is a constant for the features, got 'features'"
         )
-    if not (cov_scale > 0 and math.isfinite(cov_scale)):
-        raise ValueError(f"wasserstein_loss: expected cov_scale > 0, got {cov_scale}")
-    if not (tau >= 0 and math.isfinite(tau)):
-        raise ValueError(f"wasserstein_loss: expected tau >= 0, got {tau}")
+    if not 0 < cov_scale < float("inf"):
+        raise ValueError(f"{function}: expected cov_scale > 0, got {cov_scale}")
 
 
 @torch.no_grad()
@@ -165,7 +170,7 @@ def gaussian_kl(
     """Kullback-Leibler divergence of N(mean1, cov1) from N(mean2, cov2), in nats (Lemma 5). Differentiable.
 
     Leading dimensions broadcast. An item that holds NaN or Inf gives NaN. Looking for singular covariances makes the
-    host wait for a GPU.
+    host wait for a GPU; compiled code does not look, and leaves the error to torch's factorisation.
 
     Raises:
         ValueError: shapes that do not fit, different devices, a covariance that is singular to the precision of its
@@ -190,7 +195,7 @@ def gaussian_bhattacharyya(
     """Bhattacharyya distance of N(mean1, cov1) and N(mean2, cov2) (Lemma 6). Differentiable.
 
     Leading dimensions broadcast. An item that holds NaN or Inf gives NaN. Looking for singular covariances makes the
-    host wait for a GPU.
+    host wait for a GPU; compiled code does not look, and leaves the error to torch's factorisation.
 
     Raises:
         ValueError: shapes that do not fit, different devices, a covariance that is singular to the precision of its
@@ -211,7 +216,7 @@ def _factor(function: str, name: str, cov: Tensor) -> Tensor:  # [..., d, d] -> 
     # The rule of matrix_rank, at the precision in which the matrix was given.
     smallest, largest = values[..., 0], values[..., -1]
     singular = smallest <= cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
-    if singular.any():
+    if has_values(cov) and singular.any():
         raise ValueError(
             f"{function}: expected {name} of full rank, got eigenvalues from "
             f"{smallest[singular][0].item():.3g} to {largest[singular][0].item():.3g}"

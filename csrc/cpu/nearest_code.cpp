@@ -18,10 +18,11 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr int64_t kL2Bytes = 384 << 10;   // the share of a 1 MB L2 that a block of panels may take
-constexpr int64_t kRowBytes = 192 << 10;  // and a block of prepared rows
-constexpr int64_t kMaxBlockRows = 384;    // reuses a block of panels 64 times
-constexpr int64_t kCentreSample = 1024;   // codes looked at for centre and scale
+constexpr int64_t kL2Bytes = 384 << 10;    // the share of a 1 MB L2 that a block of panels may take
+constexpr int64_t kRowBytes = 192 << 10;   // and a block of prepared rows
+constexpr int64_t kMaxBlockRows = 384;     // reuses a block of panels 64 times
+constexpr int kMaxBoundedTerms = 1 << 16;  // up to here second-order terms stay within the bound's 1 %
+constexpr int64_t kCentreSample = 1024;    // codes looked at for centre and scale
 
 float* allocate_floats(int64_t count) {
   // 64-byte alignment: a panel row is one or more whole cache lines.
@@ -157,7 +158,28 @@ void NearestCodeSearch::pack(int64_t begin, int64_t end) {
   }
 }
 
+void NearestCodeSearch::set_outliers_apart() {
+  const auto reach = [](const PanelFacts& panel) { return std::max(panel.norm, std::sqrt(panel.bias)); };
+  std::vector<double> reaches;
+  for (const PanelFacts& panel : panel_facts_) reaches.push_back(panel.exact_only ? kInfinity : reach(panel));
+  const auto middle = reaches.begin() + (num_panels_ - 1) / 2;
+  std::nth_element(reaches.begin(), middle, reaches.end());
+  const double most = 8 * *middle;
+  for (int64_t p = 0; p < num_panels_; ++p) {
+    if (panel_facts_[p].exact_only || reach(panel_facts_[p]) > most) outlier_panels_.push_back(p);
+  }
+  if (int64_t(outlier_panels_.size()) > num_panels_ / 8) outlier_panels_.clear();  // then they are no exception
+  const int W = filter_.panel_width();
+  for (int64_t p : outlier_panels_) {
+    std::fill_n(packed_bias_.get() + p * W, W, float(kInfinity));
+    std::fill_n(codes_.get() + p * d_ * W, int64_t(d_) * W, 0.0f);  // no Inf - Inf in the filter
+    facts_.any_valid |= panel_facts_[p].any_valid;
+    panel_facts_[p] = {};
+  }
+}
+
 void NearestCodeSearch::finish_packing() {
+  set_outliers_apart();
   for (const PanelFacts& panel : panel_facts_) {
     facts_.any_valid |= panel.any_valid;
     facts_.exact_only |= panel.exact_only;
@@ -185,7 +207,8 @@ NearestCodeSearch::RowPlan NearestCodeSearch::plan_row(const double* z, double* 
   const double error = 1.01 * (d_ + 4) * 0x1p-24 * magnitude + tiny;
   const double rounding = (d_ + 8) * 0x1p-52 * (reach * reach + facts_.bias);
   plan.margin = 2 * (error + rounding);
-  plan.exact_only = facts_.exact_only || !(magnitude < 0x1p100) || !(reach / scale_ < 0x1p500) || !(norm < 0x1p100);
+  plan.exact_only = facts_.exact_only || d_ > kMaxBoundedTerms || !(magnitude < 0x1p100) ||
+                    !(reach / scale_ < 0x1p500) || !(norm < 0x1p100);
   const double fold = plan.exact_only ? 0.0 : -2.0;
   for (int j = 0; j < d_; ++j) x[j * kTileRows] = float(fold * centred[j]);
   return plan;
@@ -246,6 +269,7 @@ NearestCodeSearch::Best NearestCodeSearch::finish_row(Row z, const float* x, con
   float smallest = minima.best[0];
   for (int l = 1; l < L; ++l) smallest = std::min(smallest, minima.best[l]);
   const double threshold = double(smallest) + plan.margin;
+  for (int64_t p : outlier_panels_) consider(z, p * W, std::min((p + 1) * W, K_), best);
   for (int l = 0; l < L; ++l) {
     if (minima.second[l] <= threshold) {  // more than one group of a lane may hold the winner: look at all codes
       sweep(z, x, threshold, best);
@@ -287,7 +311,7 @@ void NearestCodeSearch::consider(Row z, int64_t first, int64_t last, Best& best)
   while (k < last) {
     int count = 0;
     while (k < last && count < kTogether) {
-      if (!excluded_[k]) together[count++] = k;
+      if (!__atomic_load_n(&excluded_[k], __ATOMIC_RELAXED)) together[count++] = k;
       ++k;
     }
     if (count == 0) continue;
@@ -299,9 +323,9 @@ void NearestCodeSearch::consider(Row z, int64_t first, int64_t last, Best& best)
     for (int v = 0; v < count; ++v) {
       double bias = 0;
       if (bias_.data != nullptr) bias_.load(together[v], 1, &bias);
-      const double dist2 = sums[v] + bias;
-      const bool first_seen = best.index < 0;
-      if (first_seen || dist2 < best.dist2 || (dist2 == best.dist2 && together[v] < best.index)) {
+      double dist2 = sums[v] + bias;
+      if (std::isnan(dist2)) dist2 = kInfinity;  // an overflowed sum and a bias of -Inf
+      if (best.index < 0 || dist2 < best.dist2 || (dist2 == best.dist2 && together[v] < best.index)) {
         best = {dist2, together[v]};
       }
     }

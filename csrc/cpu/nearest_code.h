@@ -5,7 +5,7 @@
 //   indices[i] = argmin_k D[i][k]                   ties go to the smallest k
 //
 // Codes with a NaN or Inf, or with bias NaN or +Inf, are never chosen while another exists; where none exists, and for
-// a row with a NaN or Inf, the index is 0 and dist2 NaN.
+// a row with a NaN or Inf, the index is 0 and dist2 NaN. A D of Inf - Inf (a bias of -Inf) counts as +Inf.
 //
 // How: 1. prepare   codes are centred, scaled by a power of two, rounded to fp32 and packed in panels
 //      2. filter    fp32 scores of all codes, reduced on the fly to a few group minima per row (nearest_code_filter.h)
@@ -59,6 +59,7 @@ class NearestCodeSearch {
   struct RowPlan;  // what is known of a row before the filter
 
   void choose_centre_and_scale();
+  void set_outliers_apart();
   RowPlan plan_row(const double* z, double* centred, float* x) const;
   Best finish_row(Row z, const float* x, const RowPlan& plan, const LaneMinima& minima);
   void consider(Row z, int64_t first, int64_t last, Best& best) const;
@@ -83,7 +84,10 @@ class NearestCodeSearch {
     bool any_valid = false, exact_only = false;
   };
   std::vector<PanelFacts> panel_facts_;
-  PanelFacts facts_;  // over all panels
+  PanelFacts facts_;  // over all panels but those of outliers
+  // Panels with a code far outside, or with a huge bias. They would make the bound useless for all codes, so the filter
+  // passes over them and every row computes them exactly.
+  std::vector<int64_t> outlier_panels_;
   std::once_flag duplicates_once_;
 };
 

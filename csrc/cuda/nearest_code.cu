@@ -58,7 +58,8 @@ __global__ void nearest_code_kernel(NearestCodeParams<TZ, TE> p) {
         const double difference = __dsub_rn(widen(z[j * p.z_col_stride]), code);
         sum = __dadd_rn(sum, __dmul_rn(difference, difference));
       }
-      if (valid) best = better(best, Best{__dadd_rn(sum, bias), k});
+      const double total = __dadd_rn(sum, bias);  // Inf - Inf, by a bias of -Inf, counts as +Inf
+      if (valid) best = better(best, Best{isnan(total) ? CUDART_INF : total, k});
     }
 
     __shared__ Best shared[kBlockSize];

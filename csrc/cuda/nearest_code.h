@@ -5,7 +5,7 @@
 //   indices[i] = argmin_k D[i][k]                   ties go to the smallest k
 //
 // Codes with a NaN or Inf, or with bias NaN or +Inf, are never chosen while another exists; where none exists, and for
-// a row with a NaN or Inf, the index is 0 and dist2 NaN.
+// a row with a NaN or Inf, the index is 0 and dist2 NaN. A D of Inf - Inf (a bias of -Inf) counts as +Inf.
 //
 // Torch-free on purpose: plain device pointers in, cudaError_t out. Checks, allocation and dtype dispatch live in
 // csrc/ops/nearest_code_cuda.cpp.

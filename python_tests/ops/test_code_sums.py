@@ -1,10 +1,10 @@
 """code_sums: values, gradients, registration, properties, nasty and bad inputs."""
 
-import cases
 import numpy as np
 import pytest
 import torch
 
+import cases
 from vqdm_cuda import reference
 from vqdm_cuda.ops.code_sums import _add_rows, _add_rows_sorted, code_sums
 

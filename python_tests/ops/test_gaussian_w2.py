@@ -1,10 +1,10 @@
 """gaussian_w2: values, gradients, registration, properties, nasty and bad inputs."""
 
-import cases
 import pytest
 import torch
 from torch import Tensor
 
+import cases
 from vqdm_cuda import reference
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2
 from vqdm_cuda.ops.moments import moments

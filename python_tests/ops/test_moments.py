@@ -1,9 +1,9 @@
 """moments: values, gradients, registration, properties, nasty and bad inputs. Processes: test_distributed.py."""
 
-import cases
 import pytest
 import torch
 
+import cases
 from vqdm_cuda import reference
 from vqdm_cuda.ops.moments import moments
 

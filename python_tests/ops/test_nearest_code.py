@@ -11,13 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cases import DEVICES
 from vqdm_cuda import nearest_code, reference
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, device="cpu")
+    return x.to(dtype).to(torch.get_default_device())
+
+
+@pytest.fixture(autouse=True, params=DEVICES)
+def _device(request):
+    """Every test on every device: tensors are made on it unless a test names another."""
+    with torch.device(request.param):
+        yield
 
 
 def assert_exact(z: Tensor, e: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -178,6 +187,32 @@ def test_huge_bias_and_minus_infinity() -> None:
     assert_exact(z, e, bias * 1e35)
     bias[42] = -float("inf")
     assert nearest_code(z, e, bias)[1].eq(42).all()
+
+
+def test_an_overflow_less_infinity_counts_as_infinity() -> None:
+    z, e = torch.tensor([[1e200]], dtype=torch.float64), torch.tensor([[0.0], [1e200]], dtype=torch.float64)
+    bias = torch.tensor([-float("inf"), 0.0])
+    assert assert_exact(z, e, bias)[1].item() == 1
+    assert assert_exact(z, e.flip(0), bias.flip(0))[1].item() == 0
+    dist2, indices = assert_exact(z, e[:1], bias[:1])
+    assert (dist2.item(), indices.item()) == (float("inf"), 0)
+
+
+@pytest.mark.parametrize("outliers", [1, 5, 200])
+def test_outliers_among_codes_and_biases(outliers: int) -> None:
+    """A few codes far away must not cost the bound for the others; the answers are the same either way."""
+    z, e, bias = normal(300, 6), normal(1500, 6, seed=1), normal(1500, seed=2)
+    far = torch.randperm(1500, generator=torch.Generator().manual_seed(0))[:outliers]
+    for factor in (1e3, 1e12, 1e30):
+        codes = e.clone()
+        codes[far] *= factor
+        assert_exact(z, codes)
+        assert_exact(codes[:500], codes)  # rows that want the outliers
+    biases = bias.clone()
+    biases[far] = -1e7
+    _, indices = assert_exact(z, e, biases)
+    assert torch.isin(indices, far.to(indices.device)).all()
+    assert_exact(z, e, -biases)
 
 
 def test_saturation_of_the_float32_result() -> None:

@@ -1,9 +1,9 @@
 """sqrtm: values, gradients, registration, properties, nasty and bad inputs."""
 
-import cases
 import pytest
 import torch
 
+import cases
 from vqdm_cuda import reference
 from vqdm_cuda.ops.sqrtm import sqrtm
 

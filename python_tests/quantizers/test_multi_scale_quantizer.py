@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DEVICES
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cases import DEVICES
 from vqdm_cuda.losses import wasserstein_loss
 from vqdm_cuda.quantizers import MultiScaleQuantizer, VectorQuantizer, WassersteinQuantizer
 from vqdm_cuda.quantizers.phi import places_of_scales

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from cases import assert_close
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cases import assert_close
 from vqdm_cuda.quantizers import MultiScaleQuantizer, WassersteinQuantizer
 
 NUM_RANKS = 2

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DEVICES
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cases import DEVICES
 from vqdm_cuda.quantizers import VectorQuantizer
 from vqdm_cuda.quantizers.gradient import pass_gradient
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vqdm_cuda.losses import wasserstein_loss
-from vqdm_cuda.quantizers import VectorQuantizer, WassersteinQuantizer
+from vqdm_cuda.quantizers import MultiScaleQuantizer, VectorQuantizer, WassersteinQuantizer
 
 
 def pair(**options: Any) -> tuple[WassersteinQuantizer, VectorQuantizer]:
@@ -143,15 +143,38 @@ def test_fewer_features_than_dimensions_have_a_finite_gradient():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"grad_to": "all"}, r"expected grad_to to be one of \('codebook', 'features', 'both'\), got 'all'"),
+        ({"grad_to": "all"}, r"expected grad_to to be one of 'codebook', 'features', 'both', got 'all'"),
         ({"target": "gaussian"}, r"expected target to be one of .*, got 'gaussian'"),
         ({"normalize": "both"}, r"expected normalize to be one of .*, got 'both'"),
         ({"target": "rate_distortion", "grad_to": "features"}, r"expected grad_to 'codebook' or 'both' with target"),
         ({"wasserstein_weight": float("inf")}, r"expected wasserstein_weight to be finite and not negative, got inf"),
-        ({"cov_scale": -1.0}, r"expected cov_scale to be finite and not negative, got -1.0"),
+        ({"cov_scale": -1.0}, r"expected cov_scale > 0, got -1.0"),
         ({"commitment_weight": -1.0}, r"expected commitment_weight to be finite and not negative, got -1.0"),
     ],
 )
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=f"WassersteinQuantizer: {message}"):
         WassersteinQuantizer(32, 4, **options)
+
+
+def test_too_few_vectors_for_a_covariance_match_nothing():
+    """No rows, or one where covariances are unbiased, as at the first scale of a single image: 0, not NaN."""
+    empty = WassersteinQuantizer(8, 4)
+    assert empty(torch.randn(0, 4)).loss.item() == 0
+    scales = MultiScaleQuantizer(WassersteinQuantizer(9, 4, unbiased=True), [1, 2, 3], matching="per_scale")
+    quantized, terms = scales(torch.randn(1, 4, 3, 3), return_terms=True)
+    assert quantized.loss.isfinite()
+    assert terms["wasserstein"] > 0
+    quantized.loss.backward()
+    (codes,) = scales.codebook_parameters()
+    assert codes.grad is not None
+    assert codes.grad.isfinite().all()
+
+
+def test_without_weight_it_is_a_vector_quantizer():
+    torch.manual_seed(0)
+    plain = VectorQuantizer(8, 4)
+    matched = WassersteinQuantizer(8, 4, wasserstein_weight=0.0)
+    matched.load_state_dict(plain.state_dict())
+    z = torch.randn(20, 4)
+    assert torch.equal(plain(z).loss, matched(z).loss)

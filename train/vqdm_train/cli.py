@@ -25,11 +25,16 @@ _PATH = click.Path(path_type=Path)
 @contextlib.contextmanager
 def _errors_in_one_sentence() -> Iterator[None]:
     """What the library says about wrong input becomes click's error message."""
+    from safetensors import SafetensorError
+
     from vqdm_train.checkpoint import CorruptCheckpointError
+    from vqdm_train.data import CorruptDataError, CorruptImageError
+    from vqdm_train.trainer import DivergedError
 
     try:
         yield
-    except (ValueError, OSError, CorruptCheckpointError) as error:
+    except (ValueError, OSError, SafetensorError, CorruptCheckpointError, CorruptDataError, CorruptImageError,
+            DivergedError) as error:  # fmt: skip
         raise click.ClickException(str(error)) from error
 
 
@@ -87,7 +92,7 @@ def train(
     Later words win: preset < --config < --set < the other flags. Ctrl-C saves a checkpoint and exits with code 75.
     """
     from vqdm_train import distributed
-    from vqdm_train.trainer import DivergedError, Trainer
+    from vqdm_train.trainer import Trainer
 
     if preset is None and config_file is None:
         raise click.UsageError("expected --preset NAME or --config FILE.json, got neither")
@@ -102,12 +107,9 @@ def train(
         config = _configure(preset, config_file, settings, flags)
         world = distributed.init(config.device)
         trainer = Trainer(config, out, world)
-    try:
         finished = trainer.run()
-    except DivergedError as error:
-        raise click.ClickException(str(error)) from error
-    if world.main and finished:
-        _finish_run(trainer, out)
+        if world.main and finished:
+            _finish_run(trainer, out)
     distributed.finish(world)
     if not finished:
         raise SystemExit(EXIT_STOPPED)
@@ -139,11 +141,14 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _finish_run(trainer: Any, out: Path) -> None:
-    """eval.json, usage.json and report.html of the averaged weights."""
+    """eval.json, usage.json and report.html of the exported model."""
+    from vqdm_cuda import ImageTokenizer
     from vqdm_train.evaluate import evaluate, table, write_json
     from vqdm_train.report import write_report
 
-    result, counts = evaluate(trainer.ema.model, trainer.held_out, device=trainer.world.device)
+    result, counts = evaluate(
+        ImageTokenizer.from_pretrained(out / "model"), trainer.held_out, device=trainer.world.device
+    )
     write_json(out / "eval.json", result)
     write_json(out / "usage.json", {"counts": counts})
     write_report([out], out / "report.html")
@@ -177,9 +182,9 @@ def evaluate_command(
             data, split="eval", size=image_size(tokenizer, folder, size), in_channels=tokenizer.in_channels
         )
         result, _ = evaluate(tokenizer, images, protocol=protocol, device=where)
+        click.echo(table(result))
         if json_file is not None:
             write_json(json_file, result)
-    click.echo(table(result))
 
 
 @main.command()
@@ -199,7 +204,11 @@ def reconstruct(checkpoint: Path, images: tuple[Path, ...], out: Path, size: int
     from vqdm_train.evaluate import find_model, image_size
     from vqdm_train.runlog import save_image
 
-    targets = {image: out / f"{image.stem}.png" for image in images}
+    targets = {image: out / f"{image.stem}-reconstruction.png" for image in images}
+    if {target.resolve() for target in targets.values()} & {image.resolve() for image in images}:
+        raise click.ClickException(
+            "--out: expected a folder where no IMAGE would be overwritten, got one that holds it"
+        )
     if len(set(targets.values())) < len(images):
         raise click.ClickException("IMAGE: expected files of different names, since --out is one folder, got two alike")
     with _errors_in_one_sentence():

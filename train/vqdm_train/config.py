@@ -65,7 +65,7 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is autocast; weights stay float32
-    channels_last: bool = False  # memory layout of images and convolutions: the same numbers, another speed
+    channels_last: bool = False  # memory layout of images and convolutions: another speed, and other rounding
     ema_decay: float = 0.999
     max_skipped_steps: int = 10  # a run stops after this many steps in a row with a non-finite loss or gradient
     log_every: int = 10

@@ -133,10 +133,16 @@ def image_size(
             raise ValueError(f"--size: expected {size}, which the scales of the tokenizer say, got {asked}")
         return size
     if asked is not None:
+        if asked < 1 or asked % tokenizer.factor:
+            raise ValueError(f"--size: expected a multiple of {tokenizer.factor}, the tokenizer's factor, got {asked}")
         return asked
     for parent in folder.parents:
-        if (parent / "config.json").is_file() and (parent / "checkpoints").is_dir():
-            return json.loads((parent / "config.json").read_text())["data"]["image_size"]
+        saved = parent / "config.json"
+        if saved.is_file() and (parent / "checkpoints").is_dir():
+            try:
+                return int(json.loads(saved.read_text())["data"]["image_size"])
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{saved}: expected data.image_size, got a file without it; --size says it") from None
     raise ValueError(f"--size: expected the pixels of the images, which {folder} does not say, got none")
 
 
@@ -157,7 +163,11 @@ def table(result: dict[str, Any]) -> str:
 
 
 def write_json(path: Path, data: object) -> None:
-    """Writes a JSON file in one atomic step."""
+    """Writes a JSON file in one atomic step; what is no regular file (a pipe, a device) is written to as it is."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_text(json.dumps(data, indent=1) + "\n")
+        return
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(data, indent=1) + "\n")
     os.replace(partial, path)

@@ -20,33 +20,32 @@ def demo() -> Config:
     """Multi-scale Wasserstein VQ on the built-in photographs: minutes on two CPU cores."""
     return Config(
         data=DataConfig(path="builtin:photos", image_size=64),
-        # Patches of 4 pixels as channels: at the images' own resolution a CPU would spend its time on few channels.
         model=ModelConfig(
-            patch_size=4,
+            patch_size=4,  # full-resolution convolutions would take most of the time
             base_channels=64,
             channel_multipliers=(1, 2),
-            num_res_blocks=2,
+            num_res_blocks=1,
             latent_channels=16,
             attention=False,
             mid_attention=False,
             norm_groups=8,
         ),
-        # At 10 bits for 16 dimensions the reproduction law of rate-distortion theory is what codes should look like.
         quantizer=QuantizerConfig(
             kind="wasserstein",
             codebook_size=1024,
-            wasserstein_weight=1.0,
-            target="rate_distortion",
+            init_std=0.5,
+            commitment_weight=0.05,
+            wasserstein_weight=0.5,
             scales=(1, 2, 3, 4, 6, 8),
         ),
         loss=LossConfig(l1_weight=0.2, l2_weight=1.0),
-        optimizer=OptimizerConfig(lr=7e-4, codebook_lr=1e-2, warmup_steps=40),
+        optimizer=OptimizerConfig(lr=1.5e-3, codebook_lr=1e-2, warmup_steps=20),
         checkpoint=CheckpointConfig(save_every=200, keep_last=2),
-        steps=700,
+        steps=600,
         batch_size=16,
-        ema_decay=0.98,
-        sample_every=200,
         channels_last=True,
+        ema_decay=0.99,
+        sample_every=200,
     )
 
 

@@ -54,8 +54,6 @@ class Trainer:
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         if world.main:
             self.lock = _open_run_directory(out, config)
-        world.barrier()
-
         self.images, self.held_out = open_train(config.data), open_eval(config.data)
         self.stream = TrainStream(self.images, config.batch_size, config.seed, rank=world.rank, world_size=world.size)
         spread = torch.linspace(0, len(self.held_out) - 1, config.num_samples).long().unique()
@@ -70,6 +68,9 @@ class Trainer:
         self.step = 0  # steps done
         self.updates = 0  # steps done that changed the weights
         self.skipped_in_a_row = 0
+        if world.main:  # only now: a config that cannot be built must not claim the directory
+            write_json(out / "config.json", to_dict(config))
+        world.barrier()
 
     def run(self) -> bool:
         """Trains to `config.steps`; True when it got there, False when SIGINT or SIGTERM stopped it (after a save)."""
@@ -86,6 +87,7 @@ class Trainer:
         log = RunLog(self.out, first_step=self.step, steps=config.steps, quiet=not world.main)
         window = Window(config.quantizer.codebook_size, world)
 
+        told_corrupt = 0  # files
         batches = prefetch(self.stream, range(self.step, config.steps))  # step -> images, a pure function
 
         with self.lock, log, self._catch_signals(), contextlib.closing(batches):
@@ -130,6 +132,7 @@ class Trainer:
 
                 # tell, show, save
                 last = self.step == config.steps
+                told_corrupt = self._tell_corrupt(log, told_corrupt)
                 if (last or self.step % config.log_every == 0) and window.steps:
                     lr = self.optimizer.param_groups[0]["lr"]
                     log.stats({"step": self.step, **window.summary(), "lr": lr})
@@ -157,12 +160,27 @@ class Trainer:
                 f"gradient that is not finite ({', '.join(bad)}); a smaller optimizer.lr or precision=float32 may help"
             )
 
+    def _tell_corrupt(self, log: RunLog, told: int) -> int:
+        """Names each corrupt file once, when it is first passed over; returns how many were named."""
+        for name, reason in list(self.images.corrupt.items())[told:]:
+            log.say(
+                f"step {self.step}: passed over a corrupt image, {len(self.images.corrupt)} so far: {name}: {reason}"
+            )
+        return len(self.images.corrupt)
+
     def _resume(self) -> None:
         """Takes everything from the newest valid checkpoint, where there is one."""
         found = checkpoint.newest_valid(self.checkpoints, print) if self.world.main else None
         step = self.world.agree(checkpoint.step_of(found) if found else -1)
         if step < 0:
+            if self.world.main and any(self.checkpoints.glob("step-*")):
+                raise ValueError(
+                    f"{self.checkpoints}: expected at least one undamaged checkpoint, got none; "
+                    "remove the folder to start anew"
+                )
             return
+        if step > self.config.steps:
+            raise ValueError(f"--steps: expected at least {step}, the steps done already, got {self.config.steps}")
         folder = self.checkpoints / f"step-{step:06d}"
         self.tokenizer.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
         self.ema.model.load_state_dict(ImageTokenizer.from_pretrained(folder / "model").state_dict())
@@ -287,7 +305,7 @@ class Window:
 
 
 def _open_run_directory(out: Path, config: Config) -> IO[str]:
-    """Creates or checks the directory, writes config.json, and returns the lock that keeps other processes out."""
+    """Creates or checks the directory, and returns the lock that keeps other processes out."""
     saved = out / "config.json"
     if out.exists() and not saved.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise ValueError(f"--out: expected a new folder or one that holds a run, got {out} (no config.json in it)")
@@ -298,12 +316,17 @@ def _open_run_directory(out: Path, config: Config) -> IO[str]:
     except BlockingIOError:
         raise ValueError(f"--out: expected a run that no other process is working on, got {out}") from None
     if saved.exists():
-        changed = differences(apply_json(config, json.loads(saved.read_text())), config)
+        try:
+            changed = differences(apply_json(config, json.loads(saved.read_text())), config)
+        except ValueError as error:
+            raise ValueError(
+                f"{saved}: expected the configuration of a run, got a file that is none: {error}"
+            ) from None
         if changed:
             raise ValueError(
-                f"{out} holds a run with another config, and only steps and device may change: {', '.join(changed)}"
+                f"{out} holds a run with another config, and only steps and device may change: {', '.join(changed)}; "
+                f"`--config {saved}` goes on with its own"
             )
-    write_json(saved, to_dict(config))
     for root in (out, out / "checkpoints"):
         checkpoint.clean(root)
     return lock

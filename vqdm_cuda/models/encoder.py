@@ -43,8 +43,8 @@ class _Level(nn.Module):
 class Encoder(nn.Module):
     """Images [B, in_channels, H, W] to latents [B, latent_channels, H/factor, W/factor].
 
-    factor is patch_size 2^(levels - 1), one level per entry of channel_multipliers. Options as in `NetworkOptions`; the defaults
-    are VAR's released tokenizer.
+    factor is patch_size 2^(levels - 1), one level per entry of channel_multipliers. Options as in `NetworkOptions`; the
+    defaults are VAR's released tokenizer.
     """
 
     kind: ClassVar[str] = "encoder"

@@ -148,6 +148,8 @@ class ImageTokenizer(nn.Module):
         return pretrained.load(Path(folder), cls)
 
     def _check(self, name: str, images: Tensor) -> None:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"{name}: expected images to be a tensor, got {type(images).__name__}")
         if not images.is_floating_point():
             raise TypeError(f"{name}: expected images of a floating point type in [-1, 1], got {images.dtype}")
         size, factor = self.quantizer.latent_size, self.factor

@@ -25,3 +25,13 @@ def check_floating(function: str, **tensors: Tensor) -> None:
 def result_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 where an input is float64, else float32."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def shapes(*tensors: Tensor) -> str:
+    """For messages. Called only where one is raised: a compiler cannot trace the text of symbolic sizes."""
+    return ", ".join(str(list(tensor.shape)) for tensor in tensors)
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether the numbers can be read here: not of a fake tensor, and not while a compiler traces."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and not torch.compiler.is_compiling()

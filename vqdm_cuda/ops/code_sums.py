@@ -11,7 +11,7 @@ Specification: vqdm_cuda/reference/code_sums.py.
 import torch
 from torch import Tensor
 
-from vqdm_cuda.ops._checks import check_floating, result_dtype
+from vqdm_cuda.ops._checks import check_floating, has_values, result_dtype
 
 __all__ = ["code_sums"]
 
@@ -75,9 +75,7 @@ def check_indices(function: str, indices: Tensor, num_codes: int) -> None:
         raise TypeError(f"{function}: expected indices to be a tensor, got {type(indices).__name__}")
     if indices.dtype != torch.int64:
         raise TypeError(f"{function}: expected indices of dtype int64, got {indices.dtype}")
-    # A traced or fake tensor has no values: those are subclasses, but under torch.compile they do not look like it.
-    has_values = type(indices) is Tensor and not torch.compiler.is_compiling()
-    if has_values and indices.device.type == "cpu" and indices.numel():
+    if has_values(indices) and indices.device.type == "cpu" and indices.numel():
         low, high = (int(v) for v in indices.aminmax())
         if low < 0 or high >= num_codes:
             raise ValueError(f"{function}: expected indices in [0, {num_codes}), got values from {low} to {high}")

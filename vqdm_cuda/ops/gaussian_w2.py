@@ -21,7 +21,7 @@ Specification: vqdm_cuda/reference/gaussian_w2.py.
 import torch
 from torch import Tensor
 
-from vqdm_cuda.ops._checks import check_floating, result_dtype
+from vqdm_cuda.ops._checks import check_floating, result_dtype, shapes
 from vqdm_cuda.ops._once import only_once
 from vqdm_cuda.ops._symmetric import finite_or_identity, negligible, symmetrized
 
@@ -63,14 +63,15 @@ def check_gaussians(function: str, mean1: Tensor, cov1: Tensor, mean2: Tensor, c
     """Raise unless the four are floating tensors on one device that describe Gaussians of one dimension."""
     check_floating(function, mean1=mean1, cov1=cov1, mean2=mean2, cov2=cov2)
     means, covs = (mean1, mean2), (cov1, cov2)
-    shapes = ", ".join(str(list(t.shape)) for t in (mean1, cov1, mean2, cov2))
     d = mean1.shape[-1] if mean1.dim() else 0
     if d < 1 or any(m.shape[-1:] != (d,) for m in means) or any(c.dim() < 2 or c.shape[-2:] != (d, d) for c in covs):
-        raise ValueError(f"{function}: expected means [..., d] and covariances [..., d, d] of one d >= 1, got {shapes}")
+        got = shapes(mean1, cov1, mean2, cov2)
+        raise ValueError(f"{function}: expected means [..., d] and covariances [..., d, d] of one d >= 1, got {got}")
     try:
         torch.broadcast_shapes(*(m.shape[:-1] for m in means), *(c.shape[:-2] for c in covs))
     except RuntimeError:
-        raise ValueError(f"{function}: expected leading dimensions that broadcast, got {shapes}") from None
+        got = shapes(mean1, cov1, mean2, cov2)
+        raise ValueError(f"{function}: expected leading dimensions that broadcast, got {got}") from None
 
 
 class _SquaredBures(torch.autograd.Function):

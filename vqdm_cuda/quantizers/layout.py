@@ -19,6 +19,8 @@ def check_features(
     code_dim: int,
 ) -> None:
     """Raises TypeError for features that are not floating point and ValueError for any other layout."""
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name}: expected z to be a tensor, got {type(z).__name__}")
     if not z.is_floating_point():
         raise TypeError(f"{name}: expected z of a floating point type, got {z.dtype}")
     channels = {4: 1, 3: 2, 2: 1}.get(z.dim())
@@ -38,6 +40,8 @@ def check_indices(
 
     The range is left unread where reading it would break a graph (compilation, CUDA graph capture).
     """
+    if not isinstance(indices, Tensor):
+        raise TypeError(f"{name}: expected indices to be a tensor, got {type(indices).__name__}")
     if indices.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"{name}: expected indices of type int64 or int32, got {indices.dtype}")
     if torch.compiler.is_compiling() or (indices.is_cuda and torch.cuda.is_current_stream_capturing()):

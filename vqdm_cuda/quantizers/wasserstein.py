@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from vqdm_cuda.losses import wasserstein_loss
+from vqdm_cuda.losses import check_wasserstein_options, wasserstein_loss
 from vqdm_cuda.quantizers.layout import working_dtype
 from vqdm_cuda.quantizers.vector import VectorQuantizer
 
@@ -22,7 +22,7 @@ class WassersteinQuantizer(VectorQuantizer):
     """Vector quantizer with a distribution-matching loss.
 
     Args:
-        wasserstein_weight: weight of L_W.
+        wasserstein_weight: weight of L_W; 0 leaves a plain vector quantizer.
         grad_to: "codebook" moves the codes towards the features, "features" the features towards the codes, "both".
         squared, target, unbiased, normalize, cov_scale: as in `wasserstein_loss`.
         Others as in `VectorQuantizer`.
@@ -55,22 +55,12 @@ class WassersteinQuantizer(VectorQuantizer):
             gradient=gradient,
             init_std=init_std,
         )
-        choices: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
-            ("grad_to", grad_to, ("codebook", "features", "both")),
-            ("target", target, ("features", "rate_distortion")),
-            ("normalize", normalize, (None, "features", "codebook")),
-        )
-        for option, choice, allowed in choices:
-            if choice not in allowed:
-                raise ValueError(f"WassersteinQuantizer: expected {option} to be one of {allowed}, got {choice!r}")
-        if target == "rate_distortion" and grad_to == "features":
+        check_wasserstein_options("WassersteinQuantizer", grad_to, target, normalize, cov_scale)
+        if not 0 <= wasserstein_weight < float("inf"):
             raise ValueError(
-                "WassersteinQuantizer: expected grad_to 'codebook' or 'both' with target 'rate_distortion', "
-                "whose target is a constant for the features, got 'features'"
+                "WassersteinQuantizer: expected wasserstein_weight to be finite and not negative, "
+                f"got {wasserstein_weight}"
             )
-        for option, value in (("wasserstein_weight", wasserstein_weight), ("cov_scale", cov_scale)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"WassersteinQuantizer: expected {option} to be finite and not negative, got {value}")
         self.wasserstein_weight = wasserstein_weight
         self.grad_to = grad_to
         self.squared = squared
@@ -93,6 +83,11 @@ class WassersteinQuantizer(VectorQuantizer):
 
     def matching_terms(self, rows: Tensor) -> dict[str, Tensor]:
         e = self.codebook
+        if self.wasserstein_weight == 0:
+            return {}
+        # Too few rows for a covariance match nothing: not 0/0. (Those of other ranks count too; there, all must call.)
+        if self.group is None and rows.shape[0] < (2 if self.unbiased else 1):
+            return {"wasserstein": 0.0 * e.sum()}
         loss = wasserstein_loss(
             rows,
             e.to(working_dtype(e.dtype)),

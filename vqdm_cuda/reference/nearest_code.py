@@ -5,7 +5,8 @@
     dist2[i]    = min_k total[i, k], rounded once to the output type
 
 A code that holds NaN or Inf, or whose bias is NaN or +Inf, is never chosen while an admissible one exists.
-Where none exists, and for a row that holds NaN or Inf, the index is 0 and dist2 is NaN.
+Where none exists, and for a row that holds NaN or Inf, the index is 0 and dist2 is NaN. A total of Inf - Inf, as a bias
+of -Inf can make it, counts as +Inf.
 
 Shapes: N features, K codes, d dimensions.
 """
@@ -51,7 +52,7 @@ def _one_head(z: Tensor, e: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:  # [
 
 def _lowest_minimum(z: Tensor, e: Tensor, bias: Tensor, admissible: Tensor) -> Tensor:  # [n, d], ... -> [n]
     total = _total(z.T[:, :, None], e.T[:, None, :], bias)  # [n, K]
-    total = torch.where(admissible & ~total.isnan(), total, torch.inf)
+    total = torch.where(admissible, total, torch.inf)
     first_admissible = admissible.long().argmax()  # finite values may be so far apart that every total is inf
     lowest, indices = total.min(-1).values, total.argmin(-1)  # argmin gives the first of equal minima
     return torch.where(lowest == torch.inf, first_admissible, indices)
@@ -62,4 +63,5 @@ def _total(z: Tensor, e: Tensor, bias: Tensor) -> Tensor:  # coordinates first: 
     for j in range(1, len(z)):
         difference = z[j] - e[j]
         total = total + difference * difference
-    return total + bias
+    total = total + bias
+    return torch.where(total.isnan(), torch.inf, total)
