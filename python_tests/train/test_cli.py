@@ -163,13 +163,22 @@ def test_reconstruct(run: Path, images: Path, tmp_path: Path) -> None:
     result = vqdm("reconstruct", run, *files, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     for file in files:
-        with Image.open(tmp_path / "out" / file.name) as pair:
+        with Image.open(tmp_path / "out" / f"{file.stem}-reconstruction.png") as pair:
             assert (pair.size, pair.mode) == ((64, 32), "RGB")
     result = vqdm(
         "reconstruct", run, files[0], files[0].parent / ".." / files[0].parent.name / files[0].name, "--out", "x"
     )
     assert result.exit_code == 1
     assert "IMAGE: expected files of different names" in result.output
+    beside = files[0].with_name("a-reconstruction.png")
+    before = files[0].read_bytes()
+    assert vqdm("reconstruct", run, files[0], "--out", files[0].parent).exit_code == 0
+    assert files[0].read_bytes() == before
+    (files[0].parent / f"{files[0].stem}-reconstruction.png").rename(beside)
+    result = vqdm("reconstruct", run, beside, files[0].parent / "a.png", "--out", files[0].parent)
+    assert result.exit_code == 1
+    assert "--out: expected a folder where no IMAGE would be overwritten" in result.output
+    beside.unlink()
     result = vqdm("reconstruct", run, run / "config.json", "--out", tmp_path / "bad")
     assert result.exit_code == 1
     assert "config.json" in result.output
@@ -241,3 +250,48 @@ def test_stopped_by_a_signal_and_started_again(images: Path, tmp_path: Path) -> 
     assert again.returncode == 0, again.stderr
     assert f"going on after step {step}" in again.stdout
     assert "PSNR (RGB)" in again.stdout
+
+
+def test_a_config_that_cannot_be_built_does_not_claim_the_directory(images: Path, tmp_path: Path) -> None:
+    flags = [*tiny_flags(images), "--steps", "1", "--out", str(tmp_path / "run")]
+    assert vqdm("train", *flags, "--data", tmp_path / "nowhere").exit_code == 1
+    result = vqdm("train", *flags)
+    assert result.exit_code == 0, result.output
+
+
+def test_fewer_steps_than_done_are_refused(images: Path, run: Path) -> None:
+    result = vqdm("train", *tiny_flags(images), "--steps", "2", "--out", run)
+    assert result.exit_code == 1
+    assert "--steps: expected at least 3, the steps done already, got 2" in result.output
+
+
+def test_a_run_without_an_undamaged_checkpoint_does_not_start_anew(images: Path, tmp_path: Path) -> None:
+    flags = [*tiny_flags(images), "--steps", "1", "--out", str(tmp_path / "run")]
+    assert vqdm("train", *flags).exit_code == 0
+    for weights in (tmp_path / "run" / "checkpoints").glob("*/weights.safetensors"):
+        weights.write_bytes(b"torn")
+    result = vqdm("train", *flags[:-4], "--steps", "2", *flags[-2:])
+    assert result.exit_code == 1
+    assert "expected at least one undamaged checkpoint, got none" in result.output
+
+
+def test_corrupt_images_are_named_and_too_many_stop_the_run_in_one_sentence(tmp_path: Path) -> None:
+    train = write_images(tmp_path / "data" / "train", count=4)
+    write_images(tmp_path / "data" / "val", count=2)
+    (train / "broken.png").write_bytes(b"not a picture")
+    flags = [*tiny_flags(tmp_path / "data"), "--steps", "8", "--out", str(tmp_path / "run")]
+    result = vqdm("train", *flags)
+    assert result.exit_code == 1
+    assert "broken.png" in result.output
+    assert "expected at most 0.10% corrupt files" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_json_is_written_through_what_is_no_regular_file(images: Path, run: Path, tmp_path: Path) -> None:
+    real = tmp_path / "real.json"
+    (tmp_path / "link.json").symlink_to(real)
+    assert vqdm("eval", run, "--data", images, "--json", tmp_path / "link.json").exit_code == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads(real.read_text())["num_images"] == 6
+    assert vqdm("eval", run, "--data", images, "--json", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()

@@ -50,10 +50,20 @@ class Trainer:
         self.config, self.out, self.world = config, out, world
         self.checkpoints = out / "checkpoints"
         self.signal: int | None = None
-        # Taken here, given back when `run` ends.
+        # Taken here, given back when `run` ends, or at once where the run cannot be built.
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-        if world.main:
-            self.lock = _open_run_directory(out, config)
+        with contextlib.ExitStack() as on_failure:
+            if world.main:
+                self.lock = on_failure.enter_context(_open_run_directory(out, config))
+            self._build()
+            if world.main:  # only now: a config that cannot be built must not claim the directory
+                write_json(out / "config.json", to_dict(config))
+            on_failure.pop_all()
+        world.barrier()
+
+    def _build(self) -> None:
+        """Everything a run is made of, as it is before the first step."""
+        config, world = self.config, self.world
         self.images, self.held_out = open_train(config.data), open_eval(config.data)
         self.stream = TrainStream(self.images, config.batch_size, config.seed, rank=world.rank, world_size=world.size)
         spread = torch.linspace(0, len(self.held_out) - 1, config.num_samples).long().unique()
@@ -68,9 +78,6 @@ class Trainer:
         self.step = 0  # steps done
         self.updates = 0  # steps done that changed the weights
         self.skipped_in_a_row = 0
-        if world.main:  # only now: a config that cannot be built must not claim the directory
-            write_json(out / "config.json", to_dict(config))
-        world.barrier()
 
     def run(self) -> bool:
         """Trains to `config.steps`; True when it got there, False when SIGINT or SIGTERM stopped it (after a save)."""
