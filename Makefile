@@ -48,7 +48,7 @@ lint: $(VENV)/.test
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 bench: $(VENV)/.test
-	$(PIP) --no-build-isolation --editable ".[bench]"
+	$(PIP) faiss-cpu
 	$(BIN)/python -m bench.ops.bench_nearest_code
 
 # The library and its CPU kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own.

@@ -103,10 +103,14 @@ def test_tokens_per_image() -> None:
 
 def test_table(tokenizer: ImageTokenizer, held_out: EvalImages) -> None:
     result, _ = evaluate(tokenizer, held_out)
-    text = table(result)
+    text = table({"run": result})
     assert f"{result['psnr_rgb']:.2f} dB" in text
     assert "of 32" in text
-    assert "5 images, 425 tokens, protocol rgb" in text
+    assert "5 images, 425 tokens" in text
+    both = table({"runs/a": result, "runs/b": result | {"psnr_rgb": 12.345}}).splitlines()
+    assert both[0].split() == ["runs/a", "runs/b"]
+    assert "12.35 dB" in both[1]
+    assert len(both) == len(text.splitlines()) + 1
 
 
 # CHECKPOINT -----------------------------------------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def _finish_run(trainer: Any, out: Path) -> None:
     write_json(out / "eval.json", result)
     write_json(out / "usage.json", {"counts": counts})
     write_report([out], out / "report.html")
-    click.echo(f"\n{table(result)}\nreport              {out / 'report.html'}")
+    click.echo(f"\n{table({out.name: result})}\nreport              {out / 'report.html'}")
 
 
 # Using a checkpoint --------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def evaluate_command(
             data, split="eval", size=image_size(tokenizer, folder, size), in_channels=tokenizer.in_channels
         )
         result, _ = evaluate(tokenizer, images, protocol=protocol, device=where)
-        click.echo(table(result))
+        click.echo(table({checkpoint.name: result}))
         if json_file is not None:
             write_json(json_file, result)
 
@@ -228,11 +228,15 @@ def reconstruct(checkpoint: Path, images: tuple[Path, ...], out: Path, size: int
 @click.option("--out", metavar="FILE.html", type=_PATH, required=True, help="The page to write.")
 def report(runs: tuple[Path, ...], out: Path) -> None:
     """Write one self-contained page about one RUN, or several side by side."""
+    from vqdm_train.evaluate import table
     from vqdm_train.report import write_report
 
     with _errors_in_one_sentence():
         write_report(list(runs), out)
-    click.echo(out)
+        results = {
+            str(run): json.loads((run / "eval.json").read_text()) for run in runs if (run / "eval.json").exists()
+        }
+        click.echo((f"{table(results)}\n" if results else "") + f"report              {out}")
 
 
 # The machine and the data --------------------------------------------------------------------------------------------

@@ -146,9 +146,17 @@ def image_size(
     raise ValueError(f"--size: expected the pixels of the images, which {folder} does not say, got none")
 
 
-def table(result: dict[str, Any]) -> str:
-    """The metrics for people, one a line."""
-    rows = [
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """The metrics for people, one a line; several runs side by side, under their names."""
+    heads = [[("", name)] if len(results) > 1 else [] for name in results]
+    columns = [head + _rows(result) for head, result in zip(heads, results.values(), strict=True)]
+    width = 2 + max(len(value) for column in columns for _, value in column)
+    lines = zip(*columns, strict=True)
+    return "\n".join(f"{line[0][0]:<20}{''.join(f'{value:<{width}}' for _, value in line)}".rstrip() for line in lines)
+
+
+def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
         ("PSNR (RGB)", f"{result['psnr_rgb']:.2f} dB"),
         ("PSNR (Y)", f"{result['psnr_y']:.2f} dB"),
         ("SSIM (RGB)", f"{result['ssim_rgb']:.4f}"),
@@ -157,9 +165,9 @@ def table(result: dict[str, Any]) -> str:
         ("codes used", f"{100 * result['utilization']:.1f} % of {result['codebook_size']}"),
         ("perplexity", f"{result['perplexity']:.1f}"),
         ("tokens per image", f"{result['tokens_per_image']} ({result['bits_per_image']:.0f} bits)"),
-        ("measured on", f"{result['num_images']} images, {result['num_tokens']} tokens, protocol {result['protocol']}"),
+        ("measured on", f"{result['num_images']} images, {result['num_tokens']} tokens"),
+        ("protocol", result["protocol"]),
     ]
-    return "\n".join(f"{name:<20}{value}" for name, value in rows)
 
 
 def write_json(path: Path, data: object) -> None:
