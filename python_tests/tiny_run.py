@@ -21,6 +21,7 @@ TINY = (
     "quantizer.scales=1,2,4,8",
     "optimizer.warmup_steps=2",
     "optimizer.lr=3e-3",
+    "quantizer.target=features",
     "batch_size=4",
     "steps=20",
     "log_every=5",

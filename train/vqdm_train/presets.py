@@ -20,8 +20,9 @@ def demo() -> Config:
     """Multi-scale Wasserstein VQ on the built-in photographs: minutes on two CPU cores."""
     return Config(
         data=DataConfig(path="builtin:photos", image_size=64),
+        # Patches of 4 pixels as channels: convolutions at full resolution would take most of the time.
         model=ModelConfig(
-            patch_size=4,  # full-resolution convolutions would take most of the time
+            patch_size=4,
             base_channels=64,
             channel_multipliers=(1, 2),
             num_res_blocks=1,
@@ -30,16 +31,18 @@ def demo() -> Config:
             mid_attention=False,
             norm_groups=8,
         ),
+        # At 10 bits for 16 dimensions, codes should be spread as the reproduction law of rate-distortion theory says.
         quantizer=QuantizerConfig(
             kind="wasserstein",
             codebook_size=1024,
-            init_std=0.5,
+            init_std=0.65,
             commitment_weight=0.05,
-            wasserstein_weight=0.5,
+            wasserstein_weight=2.0,
+            target="rate_distortion",
             scales=(1, 2, 3, 4, 6, 8),
         ),
         loss=LossConfig(l1_weight=0.2, l2_weight=1.0),
-        optimizer=OptimizerConfig(lr=1.5e-3, codebook_lr=1e-2, warmup_steps=20),
+        optimizer=OptimizerConfig(lr=1e-3, codebook_lr=1e-2, warmup_steps=40),
         checkpoint=CheckpointConfig(save_every=200, keep_last=2),
         steps=600,
         batch_size=16,
