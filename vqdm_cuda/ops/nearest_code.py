@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vqdm_cuda import _library
+from vqdm_cuda.ops._checks import check_floating, result_dtype, shapes
 from vqdm_cuda.ops.code_sums import code_sums
 
 __all__ = ["nearest_code"]
@@ -52,21 +53,8 @@ def nearest_code(
     return torch.ops.vqdm.nearest_code(z, e, bias)
 
 
-_FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-
-
 def _check(z: Tensor, e: Tensor, bias: Tensor | None) -> None:
-    for name, tensor in (("z", z), ("e", e), ("bias", bias)):
-        if tensor is None and name == "bias":
-            continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"nearest_code: expected {name} to be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in _FLOATING:
-            raise TypeError(
-                f"nearest_code: expected {name} of dtype float64, float32, bfloat16 or float16, got {tensor.dtype}"
-            )
-        if tensor.device != z.device:
-            raise ValueError(f"nearest_code: expected {name} on the device of z, {z.device}, got {tensor.device}")
+    check_floating("nearest_code", z=z, e=e, **({} if bias is None else {"bias": bias}))
     if z.dim() < 2 or e.dim() < 2 or z.shape[-1] != e.shape[-1]:
         raise ValueError(
             "nearest_code: expected z [..., N, d] and e [..., K, d] with equal d, "
@@ -81,8 +69,8 @@ def _check(z: Tensor, e: Tensor, bias: Tensor | None) -> None:
     try:
         _heads(z, e, bias)
     except RuntimeError:
-        shapes = ", ".join(str(list(t.shape)) for t in (z, e, bias) if t is not None)
-        raise ValueError(f"nearest_code: expected leading dimensions that broadcast, got {shapes}") from None
+        got = shapes(*(t for t in (z, e, bias) if t is not None))
+        raise ValueError(f"nearest_code: expected leading dimensions that broadcast, got {got}") from None
 
 
 def _heads(z: Tensor, e: Tensor, bias: Tensor | None) -> torch.Size:
@@ -93,8 +81,7 @@ def _heads(z: Tensor, e: Tensor, bias: Tensor | None) -> torch.Size:
 def _(z: Tensor, e: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     _check(z, e, bias)
     sizes = (*_heads(z, e, bias), z.shape[-2])
-    wide = any(t is not None and t.dtype == torch.float64 for t in (z, e, bias))
-    dist2 = z.new_empty(sizes, dtype=torch.float64 if wide else torch.float32)
+    dist2 = z.new_empty(sizes, dtype=result_dtype(*(t for t in (z, e, bias) if t is not None)))
     return dist2, z.new_empty(sizes, dtype=torch.int64)
 
 
