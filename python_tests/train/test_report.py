@@ -339,3 +339,11 @@ def test_bad_runs_are_named_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"expected a JSON object with a step on line 1 of .*stats\.jsonl, got 'junk'"):
         write_report([run], out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("step", ['"a"', "null", "-1", "1" + "0" * 400])
+def test_a_step_that_is_none_is_refused_by_line(tmp_path: Path, step: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "stats.jsonl").write_text(f'{{"step": {step}, "loss": 1}}\n{{"step": 2, "loss": 1}}\n')
+    with pytest.raises(ValueError, match="expected a JSON object with a step on line 1 of"):
+        write_report([tmp_path], tmp_path / "page.html")

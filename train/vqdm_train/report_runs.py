@@ -79,6 +79,8 @@ def _read_stats(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
+            if not isinstance(row["step"], int) or not 0 <= row["step"] < 1 << 63:
+                raise ValueError("not a step")
             rows[row["step"]] = row
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
