@@ -87,11 +87,6 @@ class ImageMetrics:
             for name, value in zip(self.NAMES, row, strict=True):
                 self.values[name].append(value)
 
-    def merge(self, other: "ImageMetrics") -> None:
-        """Add what another one saw (of another process, say)."""
-        for name in self.NAMES:
-            self.values[name].extend(other.values[name])
-
     def result(self) -> dict[str, float]:
         """The four means. Raises ValueError before any image."""
         if not len(self):

@@ -47,15 +47,13 @@ class TrainStream:
         return to_tensor(crops)
 
 
-def prefetch(
-    stream: TrainStream, steps: Iterable[int], *, depth: int = 2, num_threads: int = 1
-) -> Generator[Tensor, None, None]:
-    """The batches of `steps` in order, the next `depth` being prepared in background threads meanwhile.
+def prefetch(stream: TrainStream, steps: Iterable[int], *, depth: int = 2) -> Generator[Tensor, None, None]:
+    """The batches of `steps` in order, the next `depth` being prepared in a background thread meanwhile.
 
-    An error in a thread is raised at the batch it belongs to. The threads end with the iteration, also when it is left
-    early (`close()` of the generator, or its garbage collection).
+    An error in the thread is raised at the batch it belongs to. The thread ends with the iteration, also when it is
+    left early (`close()` of the generator, or its garbage collection).
     """
-    pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix="vqdm-data")
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vqdm-data")
     try:
         pending: deque[Future[Tensor]] = deque()
         for step in steps:
