@@ -26,7 +26,7 @@ $(VENV)/.demo: $(VENV)/.base $(BUILD_FILES)
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base $(BUILD_FILES)
-	CUDAARCHS=$${CUDAARCHS:-90a} CMAKE_ARGS="-DVQDM_WITH_CUDA=AUTO -DVQDM_WERROR=ON" \
+	CUDAARCHS=$${CUDAARCHS:-90a} CMAKE_ARGS="-DVQDM_WITH_CUDA=AUTO -DVQDM_WERROR=ON -DVQDM_SIMT=ON" \
 	  $(PIP) --no-build-isolation --editable ".[test]"
 	touch $(VENV)/.demo $@
 

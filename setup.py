@@ -56,6 +56,7 @@ class CMakeBuild(build_ext):
                 "-DCMAKE_BUILD_TYPE=Release",
                 "-DVQDM_WITH_CUDA=AUTO",
                 "-DVQDM_WERROR=OFF",
+                "-DVQDM_SIMT=OFF",
                 "-DVQDM_SANITIZE=OFF",
                 *os.environ.get("CMAKE_ARGS", "").split(),
             ],

@@ -1,114 +1,108 @@
-// The plain kernel: one block per row, the definition computed as it stands, a fixed reduction tree.
-//
-// It runs at the rate of float64 CUDA cores and reads the codebook from L2 once per row. What it has is the exact
-// answer on every architecture; a faster path has to agree with it bit for bit.
-
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <math_constants.h>
+#include "nearest_code.h"
 
 #include <algorithm>
 
-#include "nearest_code.h"
+#include "nearest_code_codes.cuh"
+#include "nearest_code_decide.cuh"
+#include "nearest_code_portable.cuh"
+#include "nearest_code_problem.cuh"
+#include "nearest_code_tensor_core.cuh"
 
 namespace vqdm::cuda {
 namespace {
 
-constexpr int kBlockSize = 256;
+constexpr int kBlocksPerProcessor = 4;  // persistent blocks of a filter; any number is right
 
-__device__ double widen(double x) {
-  return x;
-}
-__device__ double widen(float x) {
-  return double(x);
-}
-__device__ double widen(__half x) {
-  return double(__half2float(x));
-}
-__device__ double widen(__nv_bfloat16 x) {
-  return double(__bfloat162float(x));
+int64_t up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
 }
 
-struct Best {
-  double dist2;
-  int64_t index;  // -1 while nothing was seen
-};
-
-// The lower index wins a tie, so the order of merging does not matter.
-__device__ Best better(Best a, Best b) {
-  if (b.index < 0) return a;
-  if (a.index < 0) return b;
-  if (b.dist2 < a.dist2 || (b.dist2 == a.dist2 && b.index < a.index)) return b;
-  return a;
+bool uses_tensor_cores(const NearestCodeParams& params, NearestCodePath path) {
+  const int steps = int(up(params.d, 16));
+  return path != NearestCodePath::kPortable && params.d <= (1 << 12) &&
+         tensor_core_shared_bytes(steps) <= simt::max_shared_bytes();
 }
 
-template <typename TZ, typename TE>
-__global__ void nearest_code_kernel(NearestCodeParams<TZ, TE> p) {
-  for (int64_t i = blockIdx.x; i < p.N; i += gridDim.x) {
-    const TZ* z = p.z + i * p.z_row_stride;
-    Best best{0.0, -1};
-    for (int64_t k = threadIdx.x; k < p.K; k += kBlockSize) {
-      const TE* e = p.e + k * p.e_row_stride;
-      const double bias = p.bias == nullptr ? 0.0 : p.bias[k * p.bias_stride];
-      bool valid = !isnan(bias) && bias != CUDART_INF;
-      double sum = 0.0;
-      for (int j = 0; j < p.d; ++j) {
-        const double code = widen(e[j * p.e_col_stride]);
-        valid = valid && isfinite(code);
-        const double difference = __dsub_rn(widen(z[j * p.z_col_stride]), code);
-        sum = __dadd_rn(sum, __dmul_rn(difference, difference));
-      }
-      const double total = __dadd_rn(sum, bias);  // Inf - Inf, by a bias of -Inf, counts as +Inf
-      if (valid) best = better(best, Best{isnan(total) ? CUDART_INF : total, k});
-    }
-
-    __shared__ Best shared[kBlockSize];
-    __shared__ int row_is_finite;
-    if (threadIdx.x == 0) row_is_finite = 1;
-    __syncthreads();
-    for (int j = threadIdx.x; j < p.d; j += kBlockSize) {
-      if (!isfinite(widen(z[j * p.z_col_stride]))) row_is_finite = 0;
-    }
-    shared[threadIdx.x] = best;
-    __syncthreads();
-    for (int half = kBlockSize / 2; half > 0; half /= 2) {
-      if (threadIdx.x < half) shared[threadIdx.x] = better(shared[threadIdx.x], shared[threadIdx.x + half]);
-      __syncthreads();
-    }
-    if (threadIdx.x == 0) {
-      best = row_is_finite ? shared[0] : Best{0.0, -1};
-      const double dist2 = best.index < 0 ? CUDART_NAN : best.dist2;
-      if (p.wide) {
-        static_cast<double*>(p.dist2)[i] = dist2;
-      } else {
-        static_cast<float*>(p.dist2)[i] = float(dist2);
-      }
-      p.indices[i] = best.index < 0 ? 0 : best.index;
-    }
-    __syncthreads();  // shared memory is free for the next row
+// Lays the workspace out; with a null workspace, only measures it.
+Problem problem_of(const NearestCodeParams& params, bool tensor_cores, void* workspace, int64_t& bytes) {
+  Problem p{};
+  static_cast<NearestCodeParams&>(p) = params;
+  int64_t heads = 1;
+  bool shared_codebook = true;
+  for (int i = 0; i < params.num_head_dims; ++i) {
+    heads *= params.head_size[i];
+    shared_codebook &= params.head_size[i] == 1 || (params.e.head_stride[i] == 0 && params.bias.head_stride[i] == 0);
   }
+  p.num_groups = shared_codebook ? 1 : heads;
+  p.rows = shared_codebook ? heads * params.N : params.N;
+  p.num_tiles = up(params.K, kTileCodes);
+  p.depth_steps = int(up(params.d, 16));
+  p.max_outliers = int(16 + params.K / 64);
+  p.num_workers = int64_t(std::max(1, simt::num_multiprocessors())) * kBlocksPerProcessor;
+  const int64_t row_tiles = p.num_groups * up(p.rows, kPortableRows);
+  p.records_per_group = p.rows * std::clamp<int64_t>(2 * p.num_workers / row_tiles, 1, kMaxSplits);
+
+  bytes = 0;
+  const auto take = [&]<typename T>(T*& pointer, int64_t count) {
+    pointer = workspace == nullptr ? nullptr : reinterpret_cast<T*>(static_cast<char*>(workspace) + bytes);
+    bytes += up(count * int64_t(sizeof(T)), 256) * 256;
+  };
+  take(p.facts, p.num_groups);
+  take(p.centre, p.num_groups * params.d);
+  take(p.packed_bias, p.num_groups * p.num_tiles * kTileCodes);
+  if (tensor_cores) take(p.packed, p.num_groups * p.num_tiles * p.depth_steps * kStepUnits);
+  take(p.outliers, p.num_groups * p.max_outliers);
+  take(p.margin, p.num_groups * p.rows);
+  take(p.records, p.num_groups * p.records_per_group);
+  take(p.open[0], tensor_cores ? p.num_groups * p.rows : 0);
+  take(p.open[1], p.num_groups * p.rows);
+  return p;
 }
 
 }  // namespace
 
-template <typename TZ, typename TE>
-cudaError_t nearest_code(const NearestCodeParams<TZ, TE>& params, cudaStream_t stream) {
-  if (params.N == 0) return cudaSuccess;
-  const int64_t blocks = std::min<int64_t>(params.N, int64_t(1) << 20);
-  nearest_code_kernel<<<int(blocks), kBlockSize, 0, stream>>>(params);
-  return cudaGetLastError();
+int64_t nearest_code_workspace_bytes(const NearestCodeParams& params, NearestCodePath path) {
+  int64_t bytes = 0;
+  problem_of(params, uses_tensor_cores(params, path), nullptr, bytes);
+  return bytes;
 }
 
-#define VQDM_INSTANTIATE(TZ, TE) \
-  template cudaError_t nearest_code<TZ, TE>(const NearestCodeParams<TZ, TE>&, cudaStream_t);
-#define VQDM_INSTANTIATE_ALL(TZ) \
-  VQDM_INSTANTIATE(TZ, double)   \
-  VQDM_INSTANTIATE(TZ, float)    \
-  VQDM_INSTANTIATE(TZ, __half)   \
-  VQDM_INSTANTIATE(TZ, __nv_bfloat16)
-VQDM_INSTANTIATE_ALL(double)
-VQDM_INSTANTIATE_ALL(float)
-VQDM_INSTANTIATE_ALL(__half)
-VQDM_INSTANTIATE_ALL(__nv_bfloat16)
+cudaError_t nearest_code(const NearestCodeParams& params, NearestCodePath path, void* workspace, cudaStream_t stream) {
+  const bool tensor_cores = uses_tensor_cores(params, path);
+  int64_t bytes = 0;
+  const Problem p = problem_of(params, tensor_cores, workspace, bytes);
+  if (p.rows == 0) return cudaSuccess;
+
+  cudaError_t error = cudaSuccess;
+  const auto then = [&](auto kernel, int64_t blocks, int threads, int shared_bytes, auto... arguments) {
+    if (error == cudaSuccess) {
+      error = simt::launch(kernel, {blocks, threads, shared_bytes}, stream, p, arguments...);
+    }
+  };
+  const auto decide_pass = [&](int pass, int tile_rows, int list) {
+    // Lists are as short as the first pass made them: the blocks that find nothing to do end at once.
+    const int64_t most = p.num_groups * up(p.rows, kRowsPerDecideBlock), few = 4 * p.num_workers;
+    then(decide, pass == 0 ? std::min(most, int64_t(1) << 30) : std::min(most, few), kDecideThreads, 0, pass, tile_rows,
+         list);
+  };
+  const auto filter_blocks = [&](int tile_rows) {
+    const int64_t items = p.num_groups * up(p.rows, tile_rows) * std::min<int64_t>(kMaxSplits, p.num_tiles);
+    return std::min(items, p.num_workers);
+  };
+
+  then(measure_codes, p.num_groups, kCodesThreads, measure_shared_bytes());
+  then(pack_codes, p.num_groups * p.num_tiles, kCodesThreads, pack_shared_bytes(), tensor_cores);
+  if (tensor_cores) {
+    then(filter_by_tensor_cores, filter_blocks(kTensorRows), kTensorThreads, tensor_core_shared_bytes(p.depth_steps));
+    decide_pass(0, kTensorRows, 0);
+    then(filter_portably, filter_blocks(kPortableRows), kPortableThreads, portable_shared_bytes(), 1);
+    decide_pass(1, kPortableRows, 1);
+  } else {
+    then(filter_portably, filter_blocks(kPortableRows), kPortableThreads, portable_shared_bytes(), 0);
+    decide_pass(0, kPortableRows, 1);
+  }
+  then(search_exactly, std::min(p.num_groups * p.rows, p.num_workers), kExactThreads, exact_shared_bytes());
+  return error;
+}
 
 }  // namespace vqdm::cuda

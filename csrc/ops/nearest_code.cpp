@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
 }  // namespace vqdm
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vqdm, m) {
-  m.def("nearest_code(Tensor z, Tensor e, Tensor? bias) -> (Tensor dist2, Tensor indices)");
+  m.def(vqdm::kNearestCodeSchema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(vqdm, CPU, m) {

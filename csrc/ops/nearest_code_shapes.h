@@ -11,9 +11,13 @@
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace vqdm {
+
+inline constexpr char kNearestCodeSchema[] =
+    "nearest_code(Tensor z, Tensor e, Tensor? bias) -> (Tensor dist2, Tensor indices)";
 
 struct NearestCodeShapes {
   int64_t N = 0, K = 0, num_heads = 1;

@@ -1,9 +1,11 @@
 """nearest_code against its definition in float64: the same index and the same bits of dist2, whatever the input."""
 
+import contextlib
 import itertools
 import subprocess
 import sys
 import threading
+import zlib
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cases import DEVICES
+import simt
+from cases import NO_GPU, NO_SIMT
 from vqdm_cuda import nearest_code, reference
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -22,11 +25,26 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return x.to(dtype).to(torch.get_default_device())
 
 
-@pytest.fixture(autouse=True, params=DEVICES)
-def _device(request):
-    """Every test on every device: tensors are made on it unless a test names another."""
-    with torch.device(request.param):
-        yield
+# Both CUDA paths, on a GPU and on the host; see python_tests/simt.py for the device "simt".
+KERNELS = [
+    "cpu",
+    *(pytest.param(f"simt {path}", marks=NO_SIMT) for path in ("tensor_core", "portable")),
+    *(pytest.param(f"cuda {path}", marks=NO_GPU) for path in ("tensor_core", "portable")),
+]
+
+
+@pytest.fixture(autouse=True, params=KERNELS)
+def kernel(request, monkeypatch):
+    """Every test on every device and path: tensors are made there unless a test names another."""
+    device, _, path = request.param.partition(" ")
+    if request.node.get_closest_marker("cpu_only") and device != "cpu":
+        pytest.skip("is about the CPU kernels, or too large for the interpreter")
+    if path:
+        monkeypatch.setenv("VQDM_CUDA_KERNEL", path)
+    seed = zlib.crc32(request.node.name.encode())  # another order of threads and blocks for every test
+    with simt.kernels("random", seed) if device == "simt" else contextlib.nullcontext():
+        with torch.device("cpu" if device == "simt" else device):
+            yield request.param
 
 
 def assert_exact(z: Tensor, e: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -263,6 +281,7 @@ def test_empty_input() -> None:
     assert nearest_code(torch.zeros(0, 7, 4), normal(5, 4))[0].shape == (0, 7)
 
 
+@pytest.mark.cpu_only
 @settings(max_examples=60, deadline=None)
 @given(
     N=st.integers(0, 40), K=st.integers(1, 150), d=st.integers(1, 40), seed=st.integers(0, 10**6),
@@ -276,6 +295,7 @@ def test_any_input(N, K, d, seed, offset, levels, dtype, biased) -> None:
     assert_exact(z.to(dtype), e.to(dtype), normal(K, seed=seed + 2).round() if biased else None)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.slow
 def test_a_long_run_of_random_inputs() -> None:
     """20,000 calls of random shape, type, layout and scale, half of them full of ties."""
@@ -295,6 +315,7 @@ def test_a_long_run_of_random_inputs() -> None:
         )
 
 
+@pytest.mark.cpu_only
 @pytest.mark.slow
 def test_more_than_two_to_the_32_pairs() -> None:
     z, e = normal(65536, 2), normal(100_000, 2, seed=1)
@@ -308,6 +329,7 @@ def test_more_than_two_to_the_32_pairs() -> None:
 # ---- properties ----
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("kernel", ["portable", "avx2", "avx512"])
 def test_every_cpu_kernel_gives_the_same_bits(kernel: str, tmp_path) -> None:
     """A fresh process per kernel, as the choice is made once; a kernel the processor lacks falls to the next."""
@@ -367,6 +389,7 @@ def test_threads_batch_mates_and_order_do_not_matter() -> None:
     assert torch.equal(torch.cat([nearest_code(part, e)[0] for part in z.split(77)]), dist2)
 
 
+@pytest.mark.cpu_only
 def test_concurrent_callers() -> None:
     z, e = normal(400, 8), normal(300, 8, seed=1).repeat(5, 1)  # duplicates: the lazily built state too
     expected = nearest_code(z, e)[1]
@@ -385,6 +408,7 @@ def test_concurrent_callers() -> None:
     assert not wrong
 
 
+@pytest.mark.cpu_only
 def test_flush_denormal_mode_does_not_change_the_answer() -> None:
     z, e = normal(50, 4) * 1e-40, normal(60, 4, seed=1) * 1e-40
     expected = nearest_code(z, e)[1]
@@ -502,6 +526,7 @@ def test_bad_input(error: type[Exception], message: str, call) -> None:
     nearest_code(torch.ones(3, 4), torch.ones(3, 4))  # and the next good call works
 
 
+@pytest.mark.cpu_only
 def test_bad_input_under_fake_tensors() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
