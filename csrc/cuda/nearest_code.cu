@@ -27,11 +27,10 @@ bool uses_tensor_cores(const NearestCodeParams& params, NearestCodePath path) {
 Problem problem_of(const NearestCodeParams& params, bool tensor_cores, void* workspace, int64_t& bytes) {
   Problem p{};
   static_cast<NearestCodeParams&>(p) = params;
-  int64_t heads = 1;
+  const int64_t heads = params.heads.count();
   bool shared_codebook = true;
-  for (int i = 0; i < params.num_head_dims; ++i) {
-    heads *= params.head_size[i];
-    shared_codebook &= params.head_size[i] == 1 || (params.e.head_stride[i] == 0 && params.bias.head_stride[i] == 0);
+  for (int i = 0; i < params.heads.num_dims; ++i) {
+    shared_codebook &= params.heads.size[i] == 1 || (params.e.head_stride[i] == 0 && params.bias.head_stride[i] == 0);
   }
   p.num_groups = shared_codebook ? 1 : heads;
   p.rows = shared_codebook ? heads * params.N : params.N;

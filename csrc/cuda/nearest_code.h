@@ -25,28 +25,16 @@
 
 #include <cstdint>
 
+#include "operand.h"
 #include "stream.h"
 
 namespace vqdm::cuda {
-
-enum class DType { kFloat64, kFloat32, kFloat16, kBFloat16 };
-
-inline constexpr int kMaxHeadDims = 6;
-
-// A strided [heads..., rows, columns] array of any floating type. A null pointer is an array that is not there.
-struct Operand {
-  const void* data;
-  DType dtype;
-  int64_t row_stride, col_stride;  // in elements
-  int64_t head_stride[kMaxHeadDims];
-};
 
 struct NearestCodeParams {
   Operand z;     // [heads..., N, d] features
   Operand e;     // [heads..., K, d] codes; head strides may be 0
   Operand bias;  // [heads..., K], its row_stride steps over K; or null
-  int num_head_dims;
-  int64_t head_size[kMaxHeadDims];
+  Heads heads;
   int64_t N;         // features of one head; 0 launches nothing
   int64_t K;         // codes, >= 1, < 2^31 - 128
   int d;             // >= 1

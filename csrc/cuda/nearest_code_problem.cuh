@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "nearest_code.h"
+#include "operand.cuh"
 #include "simt.cuh"
 
 namespace vqdm::cuda {
@@ -57,26 +58,8 @@ struct Problem : NearestCodeParams {
 
 // ---- reading ----
 
-__device__ inline double load(const Operand& a, int64_t i) {
-  switch (a.dtype) {
-    case DType::kFloat64: return static_cast<const double*>(a.data)[i];
-    case DType::kFloat32: return double(static_cast<const float*>(a.data)[i]);
-    case DType::kFloat16: return double(simt::float_from_half(static_cast<const uint16_t*>(a.data)[i]));
-    default: return double(simt::float_from_bits(uint32_t(static_cast<const uint16_t*>(a.data)[i]) << 16));
-  }
-}
-
 __device__ inline bool is_finite(double x) {
   return fabs(x) <= 1.7976931348623157e308;
-}
-
-__device__ inline int64_t head_offset(const Problem& p, const Operand& a, int64_t head) {
-  int64_t offset = 0;
-  for (int i = p.num_head_dims - 1; i >= 0; --i) {
-    offset += head % p.head_size[i] * a.head_stride[i];
-    head /= p.head_size[i];
-  }
-  return offset;
 }
 
 // The row's place in the outputs, counted over all heads.
@@ -86,13 +69,13 @@ __device__ inline int64_t output_row(const Problem& p, int64_t group, int64_t ro
 // Element offsets of a row of z, of the group's codes, and of its biases.
 __device__ inline int64_t z_offset(const Problem& p, int64_t group, int64_t row) {
   const int64_t out = output_row(p, group, row);
-  return head_offset(p, p.z, out / p.N) + out % p.N * p.z.row_stride;
+  return head_offset(p.heads, p.z, out / p.N) + out % p.N * p.z.row_stride;
 }
 __device__ inline int64_t e_offset(const Problem& p, int64_t group) {
-  return head_offset(p, p.e, group);  // head 0 where all share one codebook
+  return head_offset(p.heads, p.e, group);  // head 0 where all share one codebook
 }
 __device__ inline double load_bias(const Problem& p, int64_t group, int64_t k) {
-  return p.bias.data == nullptr ? 0.0 : load(p.bias, head_offset(p, p.bias, group) + k * p.bias.row_stride);
+  return p.bias.data == nullptr ? 0.0 : load(p.bias, head_offset(p.heads, p.bias, group) + k * p.bias.row_stride);
 }
 
 // x' = (x - centre) * scale, rounded to float32: an error of 2^-24 |x'|.

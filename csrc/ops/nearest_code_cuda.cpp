@@ -5,9 +5,11 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "../cuda/nearest_code.h"
 #include "cuda_backend.h"
+#include "cuda_operand.h"
 #include "nearest_code_shapes.h"
 
 namespace vqdm {
@@ -15,54 +17,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-cuda::DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double: return cuda::DType::kFloat64;
-    case ScalarType::Float: return cuda::DType::kFloat32;
-    case ScalarType::Half: return cuda::DType::kFloat16;
-    case ScalarType::BFloat16: return cuda::DType::kBFloat16;
-    default: throw std::invalid_argument("vqdm::nearest_code: a dtype that is not floating");
-  }
-}
-
-// `own` is the number of dimensions after the heads.
-cuda::Operand operand_of(const Tensor& t, int64_t own) {
-  cuda::Operand operand{};
-  operand.data = t.const_data_ptr();
-  operand.dtype = dtype_of(t);
-  operand.row_stride = t.stride(-own);
-  operand.col_stride = own == 2 ? t.stride(-1) : 0;
-  return operand;
-}
-
-// The stride of head dimension i of `num` of the whole problem; 0 where the tensor is broadcast.
-int64_t head_stride(const Tensor& t, int64_t own, int64_t i, int64_t num) {
-  const int64_t at = i - (num - (t.dim() - own));
-  return at < 0 || t.size(at) == 1 ? 0 : t.stride(at);
-}
-
-// Head dimensions, those that step alike through all tensors taken together.
-void set_heads(cuda::NearestCodeParams& params, const std::vector<int64_t>& sizes, const Tensor& z, const Tensor& e,
-               const std::optional<Tensor>& bias) {
-  const auto num = int64_t(sizes.size());
-  int& dims = params.num_head_dims;
-  for (int64_t i = 0; i < num; ++i) {
-    if (sizes[i] == 1) continue;
-    const int64_t strides[3] = {head_stride(z, 2, i, num), head_stride(e, 2, i, num),
-                                bias ? head_stride(*bias, 1, i, num) : 0};
-    cuda::Operand* const operands[3] = {&params.z, &params.e, &params.bias};
-    bool joins = dims > 0;
-    for (int o = 0; o < 3 && joins; ++o) joins = operands[o]->head_stride[dims - 1] == strides[o] * sizes[i];
-    if (!joins && dims == cuda::kMaxHeadDims) {
-      throw std::invalid_argument("nearest_code: expected at most " + std::to_string(cuda::kMaxHeadDims) +
-                                  " leading dimensions that do not merge, got more");
-    }
-    if (!joins) params.head_size[dims++] = 1;
-    params.head_size[dims - 1] *= sizes[i];
-    for (int o = 0; o < 3; ++o) operands[o]->head_stride[dims - 1] = strides[o];
-  }
-}
 
 // VQDM_CUDA_KERNEL=portable|tensor_core asks for one path (for tests); both give the same bits.
 cuda::NearestCodePath path() {
@@ -82,7 +36,9 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
   params.z = operand_of(z, 2);
   params.e = operand_of(e, 2);
   if (bias) params.bias = operand_of(*bias, 1);
-  set_heads(params, {shapes.output_sizes.begin(), shapes.output_sizes.end() - 1}, z, e, bias);
+  std::vector<HeadOperand> with_heads = {{&z, 2, &params.z}, {&e, 2, &params.e}};
+  if (bias) with_heads.push_back({&*bias, 1, &params.bias});
+  params.heads = merge_heads("nearest_code", {shapes.output_sizes.begin(), shapes.output_sizes.end() - 1}, with_heads);
   params.N = shapes.N;
   params.K = shapes.K;
   params.d = shapes.d;
