@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from vqdm_cuda.distributed import all_reduce_sum
-from vqdm_cuda.ops._checks import check_floating, result_dtype
-from vqdm_cuda.ops.code_sums import check_indices, count_codes
+from vqdm_cuda.ops._checks import check_floating, has_values, result_dtype
+from vqdm_cuda.ops.code_sums import check_indices
 from vqdm_cuda.ops.nearest_code import nearest_code
 
 __all__ = ["Usage", "criterion_triple", "perplexity", "quantization_error", "utilization"]
@@ -69,7 +69,7 @@ def criterion_triple(
     if z.dim() != 2 or e.dim() != 2:
         raise ValueError(f"criterion_triple: expected z [N, d] and e [K, d], got {list(z.shape)} and {list(e.shape)}")
     dist2, indices = nearest_code(z, e)
-    counts = count_codes(indices, e.shape[0])
+    counts = _count_codes(indices, e.shape[0])
     return dist2.double().mean().to(result_dtype(z, e)), utilization(counts), perplexity(counts)
 
 
@@ -80,6 +80,19 @@ def _check_counts(function: str, counts: Tensor) -> None:
         raise TypeError(f"{function}: expected counts of an integer dtype, got {counts.dtype}")
     if counts.dim() < 1 or counts.shape[-1] < 1:
         raise ValueError(f"{function}: expected counts [..., K] with K >= 1, got {list(counts.shape)}")
+
+
+def _count_codes(indices: Tensor, num_codes: int) -> Tensor:  # [..., N] -> int64 [..., K]
+    """How often each code occurs. Integers, so any order gives the same counts."""
+    return indices.new_zeros(*indices.shape[:-1], num_codes).scatter_add(-1, indices, torch.ones_like(indices))
+
+
+def _check_range(function: str, indices: Tensor, num_codes: int) -> None:
+    """Raise unless, where that costs no synchronisation, all values lie in [0, num_codes)."""
+    if has_values(indices) and indices.device.type == "cpu" and indices.numel():
+        low, high = (int(v) for v in indices.aminmax())
+        if low < 0 or high >= num_codes:
+            raise ValueError(f"{function}: expected indices in [0, {num_codes}), got values from {low} to {high}")
 
 
 class Usage:
@@ -113,10 +126,11 @@ class Usage:
         """Count these indices too. Errors are those of `code_sums`; nothing is counted when one is raised."""
         parts = indices if isinstance(indices, list | tuple) else [indices]
         for part in parts:
-            check_indices("Usage.update", part, self.codebook_size)
+            check_indices("Usage.update", part)
+            _check_range("Usage.update", part, self.codebook_size)
         counts = self.counts
         for part in parts:
-            counts = counts.to(part.device) + count_codes(part.flatten(), self.codebook_size)
+            counts = counts.to(part.device) + _count_codes(part.flatten(), self.codebook_size)
         self.counts = counts
 
     def reduce(self, group: ProcessGroup | None = None) -> "Usage":

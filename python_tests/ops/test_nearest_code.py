@@ -496,6 +496,17 @@ def test_under_autocast() -> None:
     assert torch.equal(indices, nearest_code(z, e)[1])
 
 
+def test_vmap_makes_a_head() -> None:
+    z, e, bias = normal(4, 2, 20, 5), normal(4, 9, 5, seed=1), normal(4, 2, 9, seed=2)
+    every = torch.func.vmap(nearest_code)(z, e, bias)
+    only_bias = torch.func.vmap(lambda bias: nearest_code(z[0], e[0], bias))(bias)
+    only_codes = torch.func.vmap(lambda e: nearest_code(z[0], e), in_dims=1)(e.transpose(0, 1))
+    for b in range(4):
+        assert all(map(torch.equal, (t[b] for t in every), nearest_code(z[b], e[b], bias[b])))
+        assert all(map(torch.equal, (t[b] for t in only_bias), nearest_code(z[0], e[0], bias[b])))
+        assert all(map(torch.equal, (t[b] for t in only_codes), nearest_code(z[0], e[b])))
+
+
 # ---- bad input ----
 
 BAD = [

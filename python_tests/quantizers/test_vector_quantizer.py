@@ -150,6 +150,76 @@ def test_the_loss_has_the_gradient_of_the_written_out_loss():
     torch.testing.assert_close(q.weight.grad, e2.grad, rtol=1e-13, atol=1e-16)
 
 
+@pytest.mark.parametrize(
+    ("z_dtype", "e_dtype"),
+    [("float32", "float32"), ("float64", "float32"), ("float32", "float64"), ("float32", "bfloat16")],
+)
+def test_one_step_equals_the_steps_written_out(z_dtype, e_dtype):
+    """The fused pass against assign, lookup, fit_terms and pass_gradient, each of which autograd differentiates."""
+    q = quantizer(commitment_weight=0.3, codebook_weight=0.7).to(getattr(torch, e_dtype))
+    z = torch.randn(300, 4, dtype=getattr(torch, z_dtype), requires_grad=True)
+    upstream = torch.randn_like(z)
+    results = []
+    for quantize in (q.quantize, super(VectorQuantizer, q).quantize):
+        z_q, indices, terms = quantize(z)
+        loss = 2 * terms["commitment"] + 3 * terms["codebook"]
+        gradients = torch.autograd.grad([z_q, loss], [z, q.weight], [upstream, torch.ones_like(loss)])
+        results.append((z_q, indices, loss, *gradients))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+    for fused, plain in zip(*(result[2:] for result in results), strict=True):
+        assert fused.dtype == plain.dtype
+        eps = max(torch.finfo(fused.dtype).eps, torch.finfo(z.dtype).eps)
+        torch.testing.assert_close(fused, plain, rtol=8 * eps, atol=eps)
+
+
+def test_features_and_codes_far_from_zero_keep_the_gradient_of_their_differences():
+    q = quantizer()
+    with torch.no_grad():
+        q.weight.add_(1e4)
+    z = (torch.randn(500, 4) + 1e4).requires_grad_()
+    quantized = q(z)
+    quantized.loss.backward()
+    z2, e2 = z.detach().double(), q.weight.detach().double()
+    error = z2 - e2[quantized.indices]
+    expected = torch.zeros_like(e2).index_add(0, quantized.indices, error) * (-2 / error.numel())
+    torch.testing.assert_close(quantized.loss.double(), 1.25 * error.square().mean(), rtol=1e-6, atol=0)
+    assert q.weight.grad is not None
+    torch.testing.assert_close(q.weight.grad.double(), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_only_what_is_asked_gets_a_gradient():
+    q, z = quantizer(), torch.randn(20, 4)
+    q(z).loss.backward()
+    both = q.weight.grad
+    q.requires_grad_(False)
+    z.requires_grad_()
+    q(z).loss.backward()
+    features = z.grad
+    q.requires_grad_(True).zero_grad()
+    z.grad = None
+    q(z).loss.backward()
+    assert both is not None
+    assert features is not None
+    torch.testing.assert_close((z.grad, q.weight.grad), (features, both), rtol=0, atol=0)
+    assert not q.requires_grad_(False)(z.detach()).loss.requires_grad
+
+
+def test_a_second_derivative_is_refused():
+    q, z = quantizer(), torch.randn(20, 4, requires_grad=True)
+    for gradient in torch.autograd.grad(q(z).loss, [z, q.weight], create_graph=True):
+        with pytest.raises(RuntimeError, match="VectorQuantizer: expected at most one backward pass"):
+            gradient.sum().backward()
+
+
+def test_a_returned_tensor_may_be_changed_in_place():
+    q, z = quantizer(), torch.randn(20, 4, requires_grad=True)
+    wanted = torch.autograd.grad(q(z).loss, z)[0]
+    quantized = q(z)
+    quantized.z_q.mul_(2)
+    assert torch.equal(torch.autograd.grad(quantized.loss, z)[0], wanted)
+
+
 def test_the_gradient_of_the_codebook_has_the_same_bits_for_any_number_of_threads():
     q = quantizer()
     z = torch.randn(20000, 4)
@@ -278,6 +348,11 @@ def test_a_broken_vector_breaks_neither_its_neighbours_nor_stays_unseen():
     assert torch.equal(broken.indices[[0, 2]], clean.indices[[0, 2]])
     assert torch.equal(broken.z_q[[0, 2]], clean.z_q[[0, 2]])
     assert broken.loss.isnan()
+    z.requires_grad_()
+    q(z).loss.backward()
+    assert z.grad is not None
+    assert z.grad[[0, 2]].isfinite().all()
+    assert z.grad[1].isnan().any()
 
 
 # bad -----------------------------------------------------------------------------------------------------------------

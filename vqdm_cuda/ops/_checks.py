@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from vqdm_cuda import _library
+
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -20,6 +22,15 @@ def check_floating(function: str, **tensors: Tensor) -> None:
             raise ValueError(
                 f"{function}: expected {name} on the device of {first_name}, {first.device}, got {tensor.device}"
             )
+
+
+def check_has_kernels(function: str, tensor: Tensor) -> None:
+    """Raise ValueError for a CUDA tensor where this build has no CUDA kernels."""
+    if tensor.is_cuda and not _library.has_cuda_kernels():
+        raise ValueError(
+            f"{function}: expected CPU tensors, as this build of vqdm_cuda has no CUDA kernels, got {tensor.device}; "
+            "rebuild it where nvcc is found: pip install --no-build-isolation ."
+        )
 
 
 def result_dtype(*tensors: Tensor) -> torch.dtype:

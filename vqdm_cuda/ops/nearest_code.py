@@ -8,12 +8,14 @@ Shapes: N features, K codes, d dimensions; leading dimensions (heads) broadcast.
 Specification: vqdm_cuda/reference/nearest_code.py.  Kernels: csrc/{cpu,cuda}/nearest_code.*
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vqdm_cuda import _library
-from vqdm_cuda.ops._checks import check_floating, result_dtype, shapes
-from vqdm_cuda.ops.code_sums import code_sums
+from vqdm_cuda.ops._checks import check_floating, check_has_kernels, result_dtype, shapes
+from vqdm_cuda.ops.code_sums import code_sums, rows_at
 
 __all__ = ["nearest_code"]
 
@@ -45,11 +47,7 @@ def nearest_code(
         (torch.Size([1024]), torch.Size([1024]))
     """
     _check(z, e, bias)
-    if z.is_cuda and not _library.has_cuda_kernels():
-        raise ValueError(
-            f"nearest_code: expected CPU tensors, as this build of vqdm_cuda has no CUDA kernels, got {z.device}; "
-            "rebuild it where nvcc is found: pip install --no-build-isolation ."
-        )
+    check_has_kernels("nearest_code", z)
     return torch.ops.vqdm.nearest_code(z, e, bias)
 
 
@@ -95,24 +93,43 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad_dist2: Tensor, _grad_indices) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     z, e, indices = ctx.saved_tensors
-    heads, K = indices.shape[:-1], e.shape[-2]
     grad_z = grad_e = grad_bias = None
     if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
         # d dist2_i / d z_i = 2 (z_i - e_k*), and the negative of that for e_k*.
-        chosen = e.to(grad_dist2.dtype).expand(*heads, *e.shape[-2:]).gather(
-            -2, indices[..., None].expand(*indices.shape, e.shape[-1])
-        )  # fmt: skip
-        g = 2.0 * grad_dist2[..., None] * (z.to(grad_dist2.dtype) - chosen)  # [..., N, d]
+        chosen = rows_at(e.to(grad_dist2.dtype).expand(*indices.shape[:-1], *e.shape[-2:]), indices)
+        g = (2.0 * grad_dist2[..., None]) * (z.to(grad_dist2.dtype) - chosen)  # [..., N, d]
         if ctx.needs_input_grad[0]:
             grad_z = g.sum_to_size(z.shape).to(z.dtype)
         if ctx.needs_input_grad[1]:
-            sums, _ = code_sums(g, indices, K)
-            grad_e = -sums.sum_to_size(e.shape).to(e.dtype)
+            grad_e = -_sums_like(g, indices, e.shape).to(e.dtype)
     if ctx.needs_input_grad[2]:
         shape, dtype = ctx.bias_like
-        sums, _ = code_sums(grad_dist2[..., None], indices, K)
-        grad_bias = sums[..., 0].sum_to_size(shape).to(dtype)
+        grad_bias = _sums_like(grad_dist2[..., None], indices, (*shape, 1))[..., 0].to(dtype)
     return grad_z, grad_e, grad_bias
 
 
+def _sums_like(g: Tensor, indices: Tensor, shape: Sequence[int]) -> Tensor:  # [..., N, d], [..., N] -> shape
+    """The sums of the codes of a codebook [..., K, d] of this shape, over the heads that share it."""
+    if all(size == 1 for size in shape[:-2]):  # one codebook for all heads: one set of sums, not one for each
+        return code_sums(g.reshape(-1, g.shape[-1]), indices.reshape(-1), shape[-2])[0].view(shape)
+    return code_sums(g, indices, shape[-2])[0].sum_to_size(shape)
+
+
 torch.library.register_autograd("vqdm::nearest_code", _backward, setup_context=_setup_context)
+
+
+def _vmap(info, in_dims, z: Tensor, e: Tensor, bias: Tensor | None) -> tuple[Any, Any]:
+    """The mapped dimension becomes the first head; an argument without it broadcasts."""
+    given = list(zip((z, e, bias), in_dims, (2, 2, 1), strict=True))  # tensor, mapped dimension, dimensions of its own
+    heads = max(t.dim() - own - (dim is not None) for t, dim, own in given if t is not None)
+
+    def first(t: Tensor | None, dim: int | None, own: int) -> Tensor | None:
+        if t is None or dim is None:
+            return t
+        missing = heads - (t.dim() - own - 1)
+        return t.movedim(dim, 0)[(slice(None), *(None,) * missing)]
+
+    return nearest_code(*(first(*argument) for argument in given)), (0, 0)  # type: ignore[arg-type]
+
+
+torch.library.register_vmap("vqdm::nearest_code", _vmap)

@@ -60,9 +60,11 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
 def rows_from_features(
     z: Tensor,  # [B, d, h, w] or [..., d]
 ) -> Tensor:
-    """[N, d], rows in the order of the indices; a view of z where z's strides allow it."""
+    """[N, d] in the working type, rows in the order of the indices; a view of z where its type and strides allow it."""
     if z.dim() == 4:
         z = z.permute(0, 2, 3, 1)
+    if z.dtype != working_dtype(z.dtype):
+        z = z.to(working_dtype(z.dtype), memory_format=torch.contiguous_format)  # one copy, not one for each change
     return z.reshape(-1, z.shape[-1])
 
 

@@ -2,7 +2,8 @@
 
     indices = assign(rows)    z_q = lookup(indices)    loss = sum of fit_terms(rows, z_q) and matching_terms(rows)
 
-A subclass gives these steps; structures over several scales build their own passes from the same steps.
+A subclass gives these steps, of which structures over several scales build passes of their own; `quantize` is the plain
+pass, which a subclass may run faster.
 """
 
 from abc import abstractmethod
@@ -17,7 +18,6 @@ from vqdm_cuda.quantizers.layout import (
     check_indices,
     features_from_rows,
     rows_from_features,
-    working_dtype,
 )
 
 __all__ = ["PerVectorQuantizer"]
@@ -63,6 +63,15 @@ class PerVectorQuantizer(Quantizer):
         """Weighted differentiable terms that compare the set of all vectors with the codebook; none by default."""
         return {}
 
+    def quantize(
+        self,
+        rows: Tensor,  # [N, d] float32 or float64
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(z_q [N, d] with its gradient to the rows, indices [N], fit terms)."""
+        indices = self.assign(rows.detach())
+        codes = self.lookup(indices).to(rows.dtype)
+        return self.pass_gradient(rows, codes), indices, self.fit_terms(rows, codes)
+
     def forward(
         self,
         z: Tensor,  # [B, d, h, w] or [..., d]
@@ -70,13 +79,12 @@ class PerVectorQuantizer(Quantizer):
     ) -> Any:
         check_features(type(self).__name__, z, self.code_dim)
         with torch.autocast(z.device.type, enabled=False):
-            rows = rows_from_features(z.to(working_dtype(z.dtype)))
-            indices = self.assign(rows.detach())
-            codes = self.lookup(indices).to(rows.dtype)
-            terms = self.fit_terms(rows, codes) | self.matching_terms(rows)
-            z_q = self.pass_gradient(rows, codes).to(z.dtype)
+            rows = rows_from_features(z)
+            z_q, indices, terms = self.quantize(rows)
+            terms = terms | self.matching_terms(rows)
         index_shape = _index_shape(z)
-        quantized = Quantized(features_from_rows(z_q, index_shape), indices.view(index_shape), total(terms))
+        z_q = features_from_rows(z_q.to(z.dtype), index_shape)
+        quantized = Quantized(z_q, indices.view(index_shape), total(terms))
         return (quantized, detached(terms)) if return_terms else quantized
 
     @torch.no_grad()
@@ -87,7 +95,7 @@ class PerVectorQuantizer(Quantizer):
         """The indices alone, without a graph: int64 [B, h, w], [B, n] or [N]."""
         check_features(f"{type(self).__name__}.encode", z, self.code_dim)
         with torch.autocast(z.device.type, enabled=False):
-            indices = self.assign(rows_from_features(z.to(working_dtype(z.dtype))))
+            indices = self.assign(rows_from_features(z))
         return indices.view(_index_shape(z))
 
     def decode(

@@ -17,6 +17,7 @@ from vqdm_cuda.ops.nearest_code import nearest_code
 from vqdm_cuda.quantizers.gradient import GRADIENTS, pass_gradient
 from vqdm_cuda.quantizers.layout import working_dtype
 from vqdm_cuda.quantizers.lookup import lookup
+from vqdm_cuda.quantizers.nearest import nearest_step
 from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
 
 __all__ = ["VectorQuantizer"]
@@ -85,6 +86,12 @@ class VectorQuantizer(PerVectorQuantizer):
     def codebook_parameters(self) -> list[nn.Parameter]:
         return [self.weight]
 
+    def quantize(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        z_q, indices, commitment, codebook = nearest_step(rows, self.codebook)
+        if self.gradient != "straight_through":
+            z_q = self.pass_gradient(rows, z_q)
+        return z_q, indices, self._terms(commitment, codebook)
+
     @torch.no_grad()
     def assign(self, rows: Tensor) -> Tensor:
         return nearest_code(rows, self.codebook)[1]
@@ -96,10 +103,13 @@ class VectorQuantizer(PerVectorQuantizer):
     def fit_terms(self, z: Tensor, z_q: Tensor) -> dict[str, Tensor]:
         z, z_q = torch.broadcast_tensors(z, z_q)
         per_number = 1 / max(z.numel(), 1)  # no vectors, no loss: not 0/0
-        return {
-            "commitment": (self.commitment_weight * per_number) * F.mse_loss(z, z_q.detach(), reduction="sum"),
-            "codebook": (self.codebook_weight * per_number) * F.mse_loss(z_q, z.detach(), reduction="sum"),
-        }
+        return self._terms(
+            per_number * F.mse_loss(z, z_q.detach(), reduction="sum"),
+            per_number * F.mse_loss(z_q, z.detach(), reduction="sum"),
+        )
+
+    def _terms(self, commitment: Tensor, codebook: Tensor) -> dict[str, Tensor]:
+        return {"commitment": self.commitment_weight * commitment, "codebook": self.codebook_weight * codebook}
 
     def pass_gradient(self, z: Tensor, z_q: Tensor) -> Tensor:
         return pass_gradient(z, z_q, self.gradient)
