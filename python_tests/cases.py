@@ -14,8 +14,10 @@ import simt
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 NO_SIMT = pytest.mark.skipif(not simt.AVAILABLE, reason="needs a build with VQDM_SIMT=ON")
-# For the fixture `device`: "simt" is the CUDA kernels on the host, with CPU tensors (see simt.py).
-DEVICES = ["cpu", pytest.param("simt", marks=NO_SIMT), pytest.param("cuda", marks=NO_GPU)]
+DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
+# Of operators with kernels of their own, through the fixture `device`: "simt" is the CUDA kernels on the host, with CPU
+# tensors (see simt.py).
+KERNEL_DEVICES = ["cpu", pytest.param("simt", marks=NO_SIMT), pytest.param("cuda", marks=NO_GPU)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # (N, K, d): empty, least, odd, not multiples of any vector width, and wide.

@@ -17,7 +17,7 @@ def _seed() -> None:
 
 @pytest.fixture
 def device(request) -> Iterator[str]:
-    """Where a test's tensors live. Parametrised indirectly with cases.DEVICES, or "cpu"."""
+    """Where a test's tensors live. Parametrised indirectly with cases.KERNEL_DEVICES."""
     name = getattr(request, "param", "cpu")
     if name == "simt":
         with simt.kernels():

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ def _find() -> Path | None:
     return next(iter(sorted(_FOLDER.glob("_C_simt*.so"))), None)
 
 
+OPERATORS = ("nearest_code", "code_sums")
 AVAILABLE = _find() is not None  # built with -DVQDM_SIMT=ON, as `make test` does
 
 
@@ -47,8 +49,11 @@ def kernels(schedule: str = "random", seed: int = 0) -> Iterator[None]:
     module().set_schedule(schedule, seed)
     library = torch.library.Library("vqdm", "IMPL")
     try:
-        for name in ("nearest_code",):
-            library.impl(name, getattr(torch.ops.vqdm_simt, name).default, "CPU", allow_override=True)
+        # torch warns of what is done here on purpose.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            for name in OPERATORS:
+                library.impl(name, getattr(torch.ops.vqdm_simt, name).default, "CPU", allow_override=True)
         yield
     finally:
         library._destroy()

@@ -53,7 +53,7 @@ std::tuple<Tensor, Tensor> code_sums(const Tensor& z, const Tensor& indices, int
 }  // namespace vqdm
 
 STABLE_TORCH_LIBRARY_FRAGMENT(vqdm, m) {
-  m.def("code_sums(Tensor z, Tensor indices, SymInt num_codes) -> (Tensor sums, Tensor counts)");
+  m.def(vqdm::kCodeSumsSchema);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(vqdm, CPU, m) {

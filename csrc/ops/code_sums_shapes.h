@@ -15,6 +15,9 @@
 
 namespace vqdm {
 
+inline constexpr char kCodeSumsSchema[] =
+    "code_sums(Tensor z, Tensor indices, SymInt num_codes) -> (Tensor sums, Tensor counts)";
+
 struct CodeSumsShapes {
   int64_t N = 0, K = 0, num_heads = 1;
   int d = 0;

@@ -43,7 +43,7 @@ def assert_same(sums: Tensor, expected: Tensor) -> None:
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize(("N", "K", "d"), cases.SIZES)
 def test_equals_reference(N, K, d, dtype, device):
@@ -55,7 +55,7 @@ def test_equals_reference(N, K, d, dtype, device):
     assert torch.equal(counts.cpu(), expected_counts)
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("d", [1, 7, 8, 16, 45])
 def test_bits_are_those_of_a_loop_over_rows(d, dtype, device):
@@ -70,7 +70,7 @@ def test_bits_are_those_of_a_loop_over_rows(d, dtype, device):
     assert_same(reference.code_sums(z, indices, 9)[0], numpy_loop(z, indices, 9))
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("K", [1, 2, 1000, 100_000])
 def test_few_and_many_codes(K, device):
     z, indices = scaled(20_000, 3, -4, 4), torch.randint(0, K, (20_000,))
@@ -79,7 +79,7 @@ def test_few_and_many_codes(K, device):
     assert torch.equal(counts.cpu(), torch.bincount(indices, minlength=K))
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_heads_are_separate(device):
     z, indices = (t.to(device) for t in drawn(50, 9, 4, heads=(2, 3)))
     for rows in (z, z.transpose(0, 1).contiguous().transpose(0, 1)):
@@ -127,7 +127,7 @@ def test_gradcheck_twice():
 # --- registration ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize(("N", "K", "d"), cases.SIZES)
 @pytest.mark.parametrize("heads", [(), (2, 3)])
 def test_opcheck(N, K, d, heads, device):
@@ -181,7 +181,7 @@ def test_same_bits_for_any_number_of_threads():
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_the_sum_of_a_code_depends_on_its_own_rows_alone(device):
     z, indices = scaled(3000, 5, -4, 4).to(device), torch.randint(0, 4, (3000,)).to(device)
     together, _ = code_sums(z, indices, 4)
@@ -191,7 +191,7 @@ def test_the_sum_of_a_code_depends_on_its_own_rows_alone(device):
         assert torch.equal(alone[7], together[k])
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_counts_sum_to_number_of_rows(device):
     z, indices = (t.to(device) for t in drawn(1000, 17, 2))
     sums, counts = code_sums(z, indices, 17)
@@ -199,7 +199,7 @@ def test_counts_sum_to_number_of_rows(device):
     cases.assert_close(sums.sum(0), z.sum(0), 1000 * torch.finfo(torch.float64).eps, scale=float(z.abs().sum()))
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_repeats_bit_for_bit(device):
     z, indices = (t.to(device) for t in drawn(20_000, 11, 16, torch.float32))
     first = code_sums(z, indices, 11)[0]
@@ -224,7 +224,7 @@ def test_flush_denormal_mode_does_not_change_the_answer():
 # --- nasty ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_all_rows_in_one_code(device):
     z = torch.ones(10_000, 3, dtype=torch.float16, device=device)  # a float16 sum would stop at 2048
     sums, counts = code_sums(z, torch.full((10_000,), 4, device=device), 6)
@@ -233,7 +233,7 @@ def test_all_rows_in_one_code(device):
     assert sums[[0, 1, 2, 3, 5]].eq(0).all()
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_huge_and_tiny_magnitudes(dtype, device):
     z, indices = scaled(4000, 6, -30, 18, dtype), torch.randint(0, 3, (4000,))
@@ -243,7 +243,7 @@ def test_huge_and_tiny_magnitudes(dtype, device):
     assert_same(sums, numpy_loop(overflowing, torch.zeros(600, dtype=torch.int64), 1))
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_non_finite_rows_stay_in_their_code(value, device):
     z, indices = drawn(10, 3, 2)
@@ -254,7 +254,7 @@ def test_non_finite_rows_stay_in_their_code(value, device):
     assert_same(sums, numpy_loop(z, indices, 3))
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 def test_strided_views(dtype, device):
     z, indices = (t.to(device) for t in drawn(30, 4, 6, dtype))
@@ -267,7 +267,7 @@ def test_strided_views(dtype, device):
     assert code_sums(z, indices[0].expand(30), 4)[1].tolist() == [30 * (k == int(indices[0])) for k in range(4)]
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_empty(device):
     for shape, K in (((0, 4), 3), ((2, 0, 4), 3), ((0, 7, 4), 3), ((5, 0), 2)):
         z = torch.zeros(shape, device=device, requires_grad=True)
