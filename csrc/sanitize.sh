@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the library under AddressSanitizer and UndefinedBehaviorSanitizer, beside the ordinary build, and runs the
-# kernel tests on it. Usage: csrc/sanitize.sh PYTHON
+# kernel tests on it: those of the CPU kernels, and those of the CUDA kernels on the host. Usage: csrc/sanitize.sh PYTHON
 set -euo pipefail
 python=$(realpath --no-symlinks "$1")
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -9,7 +9,7 @@ mkdir -p "$build/vqdm_cuda"
 cp -r "$root/vqdm_cuda/." "$build/vqdm_cuda/"
 rm -f "$build"/vqdm_cuda/*.so
 PATH=$(dirname "$python"):$PATH
-cmake -S "$root" -B "$build/cmake" -G Ninja -DPython_EXECUTABLE="$python" -DVQDM_WITH_CUDA=OFF -DVQDM_SANITIZE=ON \
+cmake -S "$root" -B "$build/cmake" -G Ninja -DPython_EXECUTABLE="$python" -DVQDM_WITH_CUDA=OFF -DVQDM_SANITIZE=ON -DVQDM_SIMT=ON \
   -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/vqdm_cuda" >/dev/null
 cmake --build "$build/cmake"
 # The runtime comes first in the process; torch keeps memory for its own lifetime, so leaks are not looked for, and
@@ -17,5 +17,7 @@ cmake --build "$build/cmake"
 cd "$build"
 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
 ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-PYTHONPATH="$build:$root/python_tests" "$python" -m pytest -p no:cacheprovider -c /dev/null --import-mode=importlib -q \
-  "$root/python_tests/ops/test_nearest_code.py" -m "not slow"
+VQDM_SIMT_DIR="$build/cmake" PYTHONPATH="$build:$root/python_tests" \
+  "$python" -m pytest -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$build" -o pythonpath= -q \
+  "$root"/python_tests/{test_simt.py,ops/test_code_sums.py,ops/test_nearest_code.py,ops/test_nearest_code_at_random.py} \
+  -m "not slow" "${@:2}"

@@ -37,6 +37,8 @@ Problem problem_of(const NearestCodeParams& params, bool tensor_cores, void* wor
   p.num_tiles = up(params.K, kTileCodes);
   p.depth_steps = int(up(params.d, 16));
   p.max_outliers = int(16 + params.K / 64);
+  p.in_double = params.z.dtype == DType::kFloat64 || params.e.dtype == DType::kFloat64;
+  p.both_float32 = params.z.dtype == DType::kFloat32 && params.e.dtype == DType::kFloat32;
   p.num_workers = int64_t(std::max(1, simt::num_multiprocessors())) * kBlocksPerProcessor;
   const int64_t row_tiles = p.num_groups * up(p.rows, kPortableRows);
   p.records_per_group = p.rows * std::clamp<int64_t>(2 * p.num_workers / row_tiles, 1, kMaxSplits);

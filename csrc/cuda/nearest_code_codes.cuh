@@ -17,15 +17,6 @@ inline int pack_shared_bytes() {
   return 4 * kCodesWarps * int(sizeof(float));
 }
 
-__device__ inline double warp_sum(double x) {
-  for (int mask = 16; mask > 0; mask /= 2) x += simt::shuffle_xor(x, mask);
-  return x;
-}
-__device__ inline float warp_sum(float x) {
-  for (int mask = 16; mask > 0; mask /= 2) x += simt::shuffle_xor(x, mask);
-  return x;
-}
-
 // Centre: the mean of a sample. Scale: the power of two that brings the sample's typical norm to about one, where
 // typical is the geometric mean, which a few outliers hardly move. Any centre and scale give right answers; good ones
 // make the bound tight. One block per group. Also sets the facts to what pack_codes() adds to.
@@ -42,11 +33,11 @@ __global__ void measure_codes(Problem p) {
     const int j = first + lane;
     double sum = 0;
     int count = 0;
-    for (int64_t s = warp; s < samples && j < p.d; s += kCodesWarps) {
-      const double x = load(p.e, e + s * step * p.e.row_stride + j * p.e.col_stride);
-      if (!is_finite(x)) continue;
-      sum += x;
-      ++count;
+#pragma unroll 8
+    for (int64_t s = warp; s < samples; s += kCodesWarps) {
+      const double x = j < p.d ? load(p.e, e + s * step * p.e.row_stride + j * p.e.col_stride) : NAN;
+      sum += is_finite(x) ? x : 0.0;
+      count += is_finite(x) ? 1 : 0;
     }
     sums[warp * 32 + lane] = sum;
     counts[warp * 32 + lane] = count;
@@ -62,20 +53,25 @@ __global__ void measure_codes(Problem p) {
     simt::sync_threads();
   }
 
+  // One thread for each sampled code.
   int exponents = 0, counted = 0;  // of squared norms
-  for (int64_t s = warp; s < samples; s += kCodesWarps) {
+  if (simt::thread_index() < samples) {
+    const int64_t k = simt::thread_index() * step;
     double norm2 = 0;
-    for (int j = lane; j < p.d; j += 32) {
-      const double x = load(p.e, e + s * step * p.e.row_stride + j * p.e.col_stride) - double(centre[j]);
+#pragma unroll 8
+    for (int j = 0; j < p.d; ++j) {
+      const double x = load(p.e, e + k * p.e.row_stride + j * p.e.col_stride) - double(centre[j]);
       norm2 += x * x;
     }
-    norm2 = warp_sum(norm2);
-    const double bias = fabs(load_bias(p, group, s * step));
+    const double bias = fabs(load_bias(p, group, k));
     if (is_finite(bias) && bias > norm2) norm2 = bias;
-    if (!is_finite(norm2) || norm2 == 0) continue;
-    exponents += ilogb(norm2);
-    ++counted;
+    if (is_finite(norm2) && norm2 > 0) {
+      exponents = ilogb(norm2);
+      counted = 1;
+    }
   }
+  exponents = sum_over(32, exponents);
+  counted = sum_over(32, counted);
   if (lane == 0) {
     counts[warp] = exponents;
     counts[kCodesWarps + warp] = counted;
@@ -87,7 +83,7 @@ __global__ void measure_codes(Problem p) {
     exponents += counts[w];
     counted += counts[kCodesWarps + w];
   }
-  const int most = 400;  // keeps the scale's square and its inverse far inside float64
+  const int most = p.in_double ? 400 : 100;  // keeps the scale, its square and its inverse far inside the range
   int exponent = counted == 0 ? 0 : -(exponents / (2 * counted));
   exponent = exponent > most ? most : exponent < -most ? -most : exponent;
   CodeFacts facts{};
@@ -109,10 +105,10 @@ __device__ inline int64_t packed_word(int depth_steps, int64_t tile, int c, int 
   return unit * 4 + reg;
 }
 
-// One block per group and tile, one warp per code.
+// One block per group and tile; a few lanes for each code.
 __global__ void pack_codes(Problem p, bool for_tensor_cores) {
   const int64_t group = simt::block_index() / p.num_tiles, tile = simt::block_index() % p.num_tiles;
-  const int lane = simt::lane_index(), warp = simt::warp_index();
+  const int lanes = lanes_per_vector(p.d), own = simt::thread_index() % lanes;
   CodeFacts& facts = p.facts[group];
   const float* centre = p.centre + group * p.d;
   const double scale = facts.scale;
@@ -120,19 +116,19 @@ __global__ void pack_codes(Problem p, bool for_tensor_cores) {
   const int pairs = for_tensor_cores ? p.depth_steps * 8 : (p.d + 1) / 2;
 
   float most[4] = {};  // norm, residual, bias, packed bias
-  for (int c = warp; c < kTileCodes; c += kCodesWarps) {
+  for (int c = simt::thread_index() / lanes; c < kTileCodes; c += kCodesThreads / lanes) {
     const int64_t k = tile * kTileCodes + c, e = e_offset(p, group) + k * p.e.row_stride;
     bool valid = k < p.K;
     double norm2 = 0;
     float residual2 = 0;
-    for (int pair = lane; pair < pairs; pair += 32) {
+#pragma unroll 4
+    for (int pair = own; pair < pairs; pair += lanes) {
       uint32_t word = 0;
+#pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int j = 2 * pair + i;
         if (k >= p.K || j >= p.d) continue;
-        const double given = load(p.e, e + j * p.e.col_stride);
-        valid = valid && is_finite(given);
-        const float x = centred(given, centre[j], scale);
+        const float x = load_centred(p, p.e, e + j * p.e.col_stride, centre[j], scale, valid);
         norm2 += double(x) * double(x);
         if (!(fabsf(x) <= kFar)) continue;  // of an outlier, which the filter passes over
         const uint16_t half = simt::half_from_float(x);
@@ -142,14 +138,14 @@ __global__ void pack_codes(Problem p, bool for_tensor_cores) {
       }
       if (for_tensor_cores) packed[packed_word(p.depth_steps, tile, c, pair)] = word;
     }
-    norm2 = warp_sum(norm2);
-    residual2 = warp_sum(residual2);
-    valid = simt::all(valid);
+    norm2 = sum_over(lanes, norm2);
+    residual2 = sum_over(lanes, residual2);
+    valid = all_over(lanes, valid);
     const double bias = valid ? load_bias(p, group, k) : 0.0, scaled_bias = bias * scale * scale;
     valid = valid && (is_finite(bias) || bias == -INFINITY);
     const bool outlier = !(norm2 <= kFar * kFar && fabs(scaled_bias) <= kFar * kFar);
     const float packed_bias = valid && !outlier ? float(norm2 + scaled_bias) : INFINITY;
-    if (lane == 0) {
+    if (own == 0) {
       p.packed_bias[(group * p.num_tiles + tile) * kTileCodes + c] = packed_bias;
       if (valid) facts.any_valid = 1;
       if (valid && outlier) {
@@ -167,7 +163,8 @@ __global__ void pack_codes(Problem p, bool for_tensor_cores) {
   simt::SharedMemory memory;
   const auto of_warps = memory.take<float>(4 * kCodesWarps);
   for (int i = 0; i < 4; ++i) {
-    if (lane == i) of_warps[i * kCodesWarps + warp] = most[i];
+    const float largest = max_over(32, most[i]);
+    if (simt::lane_index() == 0) of_warps[i * kCodesWarps + simt::warp_index()] = largest;
   }
   simt::sync_threads();
   const int i = simt::thread_index();

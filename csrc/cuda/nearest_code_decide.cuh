@@ -31,27 +31,40 @@ __device__ inline Best better(Best a, Best b) {
   return b.dist2 < a.dist2 || (b.dist2 == a.dist2 && b.index < a.index) ? b : a;
 }
 
+// Calls f(z_j, e_j) for j from 0 to d - 1, with float32 numbers where both operands are, float64 ones else.
+template <typename F>
+__device__ inline void for_each_pair(const Problem& p, int64_t z, int64_t e, F&& f) {
+  if (p.both_float32) {
+    const float* from_z = static_cast<const float*>(p.z.data) + z;
+    const float* from_e = static_cast<const float*>(p.e.data) + e;
+#pragma unroll 8
+    for (int j = 0; j < p.d; ++j) f(from_z[j * p.z.col_stride], from_e[j * p.e.col_stride]);
+  } else {
+    for (int j = 0; j < p.d; ++j) f(load(p.z, z + j * p.z.col_stride), load(p.e, e + j * p.e.col_stride));
+  }
+}
+
 // D by its definition. The compiler must not contract: --fmad=false, -ffp-contract=off.
 __device__ inline double exact_dist2(const Problem& p, int64_t z, int64_t e, double bias) {
   double sum = 0;
-  for (int j = 0; j < p.d; ++j) {
-    const double difference = load(p.z, z + j * p.z.col_stride) - load(p.e, e + j * p.e.col_stride);
+  for_each_pair(p, z, e, [&](auto z_j, auto e_j) {
+    const double difference = double(z_j) - double(e_j);
     sum += difference * difference;
-  }
+  });
   sum += bias;
   return isnan(sum) ? INFINITY : sum;  // an overflow and a bias of -Inf
 }
 
-// An interval that holds D, by float32 arithmetic; where that cannot say, all numbers.
+// An interval that holds D, by float32 arithmetic; where that cannot say, all numbers. For z and e that are not float64.
 struct Interval {
   float low, high;
 };
 __device__ inline Interval near_dist2(const Problem& p, int64_t z, int64_t e, double bias) {
   float sum = 0;
-  for (int j = 0; j < p.d; ++j) {
-    const float difference = float(load(p.z, z + j * p.z.col_stride)) - float(load(p.e, e + j * p.e.col_stride));
+  for_each_pair(p, z, e, [&](auto z_j, auto e_j) {
+    const float difference = float(z_j) - float(e_j);
     sum = fmaf(difference, difference, sum);
-  }
+  });
   // One rounding for each difference, square and addition, each 2^-24 of the sum at the most, as all terms are positive;
   // the last term covers results below the smallest normal number.
   const float error = float(p.d + 8) * 0x1p-24f * 1.01f * (sum + fabsf(float(bias))) + float(p.d) * 0x1p-140f;

@@ -27,22 +27,21 @@ __device__ inline int code_place(int c) {
   return c % kGroupCodes / 4 * 32 + c / kGroupCodes * 4 + c % 4;
 }
 
-__device__ inline RowFacts measure_row(const Problem& p, int64_t group, int64_t z) {
+__device__ inline RowFacts measure_row(const Problem& p, int64_t group, int64_t z, bool exists, int lanes) {
   const float* centre = p.centre + group * p.d;
   const double scale = p.facts[group].scale;
   float norm2 = 0;
   bool finite = true;
-  for (int j = simt::lane_index(); j < p.d; j += 32) {
-    const double given = load(p.z, z + j * p.z.col_stride);
-    finite = finite && is_finite(given);
-    const float x = centred(given, centre[j], scale);
+#pragma unroll 8
+  for (int j = simt::lane_index() % lanes; j < p.d; j += lanes) {
+    const float x = exists ? load_centred(p, p.z, z + j * p.z.col_stride, centre[j], scale, finite) : 0.0f;
     norm2 += x * x;
   }
-  return {sqrtf(warp_sum(norm2)), 0.0f, simt::all(finite)};
+  return {sqrtf(sum_over(lanes, norm2)), 0.0f, all_over(lanes, finite)};
 }
 
 __global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, int pass) {
-  const int thread = simt::thread_index(), lane = simt::lane_index(), warp = simt::warp_index();
+  const int thread = simt::thread_index();
   const int band = thread / 8, code_group = thread % 8;
   simt::SharedMemory memory;
   const auto x = memory.take<float>(kChunk * kRowPitch);
@@ -57,21 +56,23 @@ __global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, i
     const CodeFacts facts = p.facts[item.group];
     const float* centre = p.centre + item.group * p.d;
     const int64_t codes = e_offset(p, item.group);
-    for (int i = warp; i < kPortableRows; i += kPortableThreads / 32) {
+    const int lanes = lanes_per_vector(p.d);
+    for (int i = thread / lanes; i < kPortableRows; i += kPortableThreads / lanes) {
       const int64_t at = item.first + i;
-      const bool exists = at < item.count;
+      const bool exists = at < item.count, first = thread % lanes == 0;
       const int64_t row = exists ? pass_row(p, item.group, pass, at) : 0;
       const int64_t z = exists ? z_offset(p, item.group, row) : 0;
-      if (lane == 0) z_offsets[i] = exists ? z : -1;
-      if (item.split > 0 || !exists) continue;
-      const RowFacts found = measure_row(p, item.group, z);
+      if (first) z_offsets[i] = exists ? z : -1;
+      if (item.split > 0) continue;
+      const RowFacts found = measure_row(p, item.group, z, exists, lanes);
+      if (!first || !exists) continue;
       const float addition = 1.01f * float(p.d + 4) * 0x1p-24f;
-      const float margin = margin_of(facts, found, p.max_outliers, p.d, addition, 0.0f);
-      if (lane == 0) p.margin[item.group * p.rows + row] = margin;
+      p.margin[item.group * p.rows + row] = margin_of(facts, found, p.max_outliers, p.d, addition, 0.0f);
     }
     simt::sync_threads();
 
     RowMinimum minima[4];
+    bool unused = true;  // whether numbers are finite was looked at before
     for (int64_t tile = item.tile_begin; tile < item.tile_end; ++tile) {
       float acc[4][kGroupCodes] = {};
       for (int first = 0; first < p.d; first += kChunk) {
@@ -79,14 +80,15 @@ __global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, i
         for (int i = thread / kChunk; i < kPortableRows; i += kPortableThreads / kChunk) {
           const int64_t z = z_offsets[i];
           const bool there = z >= 0 && j < p.d;
-          const float value = there ? centred(load(p.z, z + j * p.z.col_stride), centre[j], facts.scale) : 0.0f;
+          const float value =
+              there ? load_centred(p, p.z, z + j * p.z.col_stride, centre[j], facts.scale, unused) : 0.0f;
           x[in_chunk * kRowPitch + i] = -2.0f * value;
         }
         for (int c = thread / kChunk; c < kTileCodes; c += kPortableThreads / kChunk) {
           const int64_t k = tile * kTileCodes + c;
           const bool there = k < p.K && j < p.d;
-          const float value =
-              there ? centred(load(p.e, codes + k * p.e.row_stride + j * p.e.col_stride), centre[j], facts.scale) : 0.0f;
+          const int64_t at = codes + k * p.e.row_stride + j * p.e.col_stride;
+          const float value = there ? load_centred(p, p.e, at, centre[j], facts.scale, unused) : 0.0f;
           // What is too far is an outlier's: the filter passes over it, and Inf would spoil the sums with NaN.
           e[in_chunk * kCodePitch + code_place(c)] = fabsf(value) <= kFar ? value : 0.0f;
         }

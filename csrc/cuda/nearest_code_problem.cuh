@@ -43,6 +43,8 @@ struct Problem : NearestCodeParams {
   int64_t num_tiles;         // of kTileCodes codes
   int depth_steps;           // of 16 dimensions, for tensor cores
   int max_outliers;
+  bool in_double;  // z or e is float64: centring takes float64, and scales may leave float32's range
+  bool both_float32;  // z and e: the ordinary case, for which loops are written out
   int64_t records_per_group;
   int64_t num_workers;  // blocks that a filter should have work for
   // In the workspace, group after group:
@@ -78,9 +80,40 @@ __device__ inline double load_bias(const Problem& p, int64_t group, int64_t k) {
   return p.bias.data == nullptr ? 0.0 : load(p.bias, head_offset(p.heads, p.bias, group) + k * p.bias.row_stride);
 }
 
-// x' = (x - centre) * scale, rounded to float32: an error of 2^-24 |x'|.
-__device__ inline float centred(double x, float centre, double scale) {
-  return float((x - double(centre)) * scale);
+// Element i of z or e, centred and scaled: x' = (x - centre) * scale with an error of 2^-24 |x'|, since one rounding is
+// all there is: the centre is a float32 number and the scale a power of two. `finite` stays true for finite x.
+__device__ inline float load_centred(const Problem& p, const Operand& a, int64_t i, float centre, double scale,
+                                     bool& finite) {
+  if (p.in_double) {
+    const double x = load(a, i);
+    finite = finite && is_finite(x);
+    return float((x - double(centre)) * scale);
+  }
+  const float x = load_float(a, i);
+  finite = finite && fabsf(x) < INFINITY;
+  return (x - centre) * float(scale);
+}
+
+// ---- lanes that share one vector of d numbers ----
+
+// A power of two, such that a lane has about 16 numbers: few lanes leave little to add up across them.
+__device__ inline int lanes_per_vector(int d) {
+  int lanes = 2;
+  while (lanes < 32 && lanes * 16 < d) lanes *= 2;
+  return lanes;
+}
+template <typename T>
+__device__ inline T sum_over(int lanes, T x) {
+  for (int mask = lanes / 2; mask > 0; mask /= 2) x += simt::shuffle_xor(x, mask);
+  return x;
+}
+__device__ inline float max_over(int lanes, float x) {
+  for (int mask = lanes / 2; mask > 0; mask /= 2) x = fmaxf(x, simt::shuffle_xor(x, mask));
+  return x;
+}
+__device__ inline bool all_over(int lanes, bool x) {
+  const unsigned own = (lanes == 32 ? ~0u : (1u << lanes) - 1) << (simt::lane_index() / lanes * lanes);
+  return (simt::ballot(x) & own) == own;
 }
 
 // ---- work: tiles of rows times splits of the codebook ----

@@ -30,35 +30,36 @@ __device__ inline int row_word(int row, int pair) {
   return ((step * (kTensorRows / 16) + row / 16) * 32 + lane) * 4 + reg;
 }
 
-// Reads a row, writes its half-precision fragments and factor -2 t. All lanes of one warp.
-__device__ inline RowFacts prepare_row(const Problem& p, int64_t group, int64_t row, bool exists, int place,
+// Reads a row, writes its half-precision fragments and its factor -2 t; by `lanes` lanes, which all get the facts.
+__device__ inline RowFacts prepare_row(const Problem& p, int64_t group, int64_t row, bool exists, int lanes, int place,
                                        simt::Shared<uint32_t> words, simt::Shared<float> factors) {
-  const int lane = simt::lane_index();
+  const int own = simt::lane_index() % lanes;
   const float* centre = p.centre + group * p.d;
   const double scale = p.facts[group].scale;
   const int64_t z = exists ? z_offset(p, group, row) : 0;
   float norm2 = 0, largest = 0;
   bool finite = true;
-  for (int j = lane; j < p.d && exists; j += 32) {
-    const double given = load(p.z, z + j * p.z.col_stride);
-    finite = finite && is_finite(given);
-    const float x = centred(given, centre[j], scale);
+#pragma unroll 8
+  for (int j = own; j < p.d; j += lanes) {
+    const float x = exists ? load_centred(p, p.z, z + j * p.z.col_stride, centre[j], scale, finite) : 0.0f;
     norm2 += x * x;
     largest = fmaxf(largest, fabsf(x));
   }
-  norm2 = warp_sum(norm2);
-  for (int mask = 16; mask > 0; mask /= 2) largest = fmaxf(largest, simt::shuffle_xor(largest, mask));
-  finite = simt::all(finite);
+  norm2 = sum_over(lanes, norm2);
+  largest = max_over(lanes, largest);
+  finite = all_over(lanes, finite);
   const bool usable = exists && finite && norm2 < kTooLarge * kTooLarge && largest > 0x1p-100f;
   const float t = usable ? ldexpf(1.0f, ilogbf(largest) + 1) : 1.0f;
 
   float residual2 = 0;
-  for (int pair = lane; pair < p.depth_steps * 8; pair += 32) {
+#pragma unroll 4
+  for (int pair = own; pair < p.depth_steps * 8; pair += lanes) {
     uint32_t word = 0;
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int j = 2 * pair + i;
       if (!usable || j >= p.d) continue;
-      const float x = centred(load(p.z, z + j * p.z.col_stride), centre[j], scale) / t;
+      const float x = load_centred(p, p.z, z + j * p.z.col_stride, centre[j], scale, finite) / t;
       const uint16_t half = simt::half_from_float(x);
       const float lost = x - simt::float_from_half(half);
       residual2 += lost * lost;
@@ -66,8 +67,8 @@ __device__ inline RowFacts prepare_row(const Problem& p, int64_t group, int64_t 
     }
     words[row_word(place, pair)] = word;
   }
-  residual2 = warp_sum(residual2);
-  if (lane == 0) factors[place] = usable ? -2.0f * t : 0.0f;
+  residual2 = sum_over(lanes, residual2);
+  if (own == 0) factors[place] = usable ? -2.0f * t : 0.0f;
   // A row that is not usable goes to the filter as zeros: all of it is residual.
   const float norm = sqrtf(norm2);
   return {norm, usable ? t * sqrtf(residual2) : norm, finite};
@@ -86,14 +87,14 @@ __global__ void __launch_bounds__(kTensorThreads, 2) filter_by_tensor_cores(Prob
   for (int64_t number = simt::block_index(); filter_item(p, 0, kTensorRows, number, item);
        number += simt::num_blocks()) {
     const CodeFacts facts = p.facts[item.group];
-    for (int i = warp; i < kTensorRows; i += kTensorThreads / 32) {
+    const int lanes = lanes_per_vector(p.d);
+    for (int i = thread / lanes; i < kTensorRows; i += kTensorThreads / lanes) {
       const int64_t row = item.first + i;
-      const RowFacts found =
-          prepare_row(p, item.group, row, row < item.count, i, rows.as<uint32_t>(), factors);
-      if (item.split == 0 && lane == 0 && row < item.count) {
+      const bool exists = row < item.count;
+      const RowFacts found = prepare_row(p, item.group, row, exists, lanes, i, rows.as<uint32_t>(), factors);
+      if (item.split == 0 && thread % lanes == 0 && exists) {
         const float addition = 1.5f * float(16 * p.depth_steps + 4) * 0x1p-23f;
-        p.margin[item.group * p.rows + row] =
-            margin_of(facts, found, p.max_outliers, p.d, addition, facts.residual);
+        p.margin[item.group * p.rows + row] = margin_of(facts, found, p.max_outliers, p.d, addition, facts.residual);
       }
     }
     // The barrier before the first stage makes rows and factors visible.
