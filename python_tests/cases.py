@@ -126,3 +126,24 @@ def _assert_compiles(
     torch.compiler.reset()
     for eager, traced in zip(*results, strict=True):
         torch.testing.assert_close(traced, eager, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_graph_replays(call: Callable[[], tuple[Tensor, ...]], *inputs: Tensor) -> None:
+    """Captured once in a CUDA graph, the call gives eager mode's bits for data that its inputs hold later."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = call()
+    for _ in range(2):
+        for x in inputs:
+            if x.is_floating_point():
+                x.copy_(torch.randn(x.shape, device="cuda"))
+            else:
+                x.copy_(x.flip(0))
+        graph.replay()
+        torch.cuda.synchronize()
+        assert all(map(torch.equal, captured, call()))

@@ -82,6 +82,19 @@ def test_kernels_are_torch_free(folder: str) -> None:
             assert not include.startswith(("torch", "ATen", "c10", "pybind11", "../")), f"{path.name}: {include}"
 
 
+def test_cuda_kernels_know_the_device_by_the_thin_layer_alone() -> None:
+    """So that all of them run on the host: see csrc/cuda/simt.cuh."""
+    own = {path.name for path in (ROOT / "csrc/cuda").iterdir()}
+    standard = {"algorithm", "cstddef", "cstdint", "math.h", "numeric", "vector"}
+    for path in (ROOT / "csrc/cuda").iterdir():
+        if path.name in {"simt.cuh", "stream.h", "sort.cuh"}:
+            continue
+        text = path.read_text()
+        assert set(re.findall(r'#include\s+[<"]([^>"]+)[>"]', text)) <= own | standard, path.name
+        for word in ("<<<", "threadIdx", "blockIdx", "__shared__", "__sync", "__shfl", "asm"):
+            assert word not in text, f"{path.name}: {word}"
+
+
 def test_only_csrc_ops_includes_torch_and_only_its_stable_headers() -> None:
     stable = ("torch/csrc/stable/", "torch/headeronly/", "torch/csrc/inductor/aoti_torch/c/")
     for path in (ROOT / "csrc").rglob("*"):

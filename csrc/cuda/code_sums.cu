@@ -9,7 +9,7 @@ namespace vqdm::cuda {
 namespace {
 
 constexpr int kChunkRows = 256;
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = kChunkRows, kWarps = kThreads / 32;
 
 // Rows of all heads are numbered through, and so are codes: head * K + index.
 struct Work : CodeSumsParams {
@@ -50,38 +50,67 @@ __global__ void make_keys(Work w) {
   }
 }
 
+// The first place in `order` of each code, by bisection.
 __global__ void find_starts(Work w) {
-  for (int64_t i = simt::block_index() * kThreads + simt::thread_index(); i <= w.rows;
-       i += simt::num_blocks() * kThreads) {
-    // Codes after the previous row's, up to this row's, begin here; after the last row, all that are left.
-    const int64_t from = i == 0 ? 0 : int64_t(w.sorted_keys[i - 1]) + 1;
-    const int64_t to = i == w.rows ? w.codes : int64_t(w.sorted_keys[i]);
-    for (int64_t k = from; k <= to; ++k) w.starts[k] = uint32_t(i);
+  for (int64_t k = simt::block_index() * kThreads + simt::thread_index(); k <= w.codes;
+       k += simt::num_blocks() * kThreads) {
+    int64_t below = 0, above = w.rows;  // keys before `below` are smaller than k, those from `above` on are not
+    while (below < above) {
+      const int64_t middle = (below + above) / 2;
+      if (int64_t(w.sorted_keys[middle]) < k) {
+        below = middle + 1;
+      } else {
+        above = middle;
+      }
+    }
+    w.starts[k] = uint32_t(below);
   }
 }
 
-// One block per window of places; its warps take the places in turn, and sum the chunks that begin there.
-__global__ void sum_chunks(Work w) {
-  const int lane = simt::lane_index();
-  const int64_t window = simt::block_index() * kChunkRows;
-  for (int64_t place = window + simt::warp_index(); place < window + kChunkRows && place < w.rows; place += kWarps) {
-    const int64_t k = w.sorted_keys[place], start = w.starts[k], end = w.starts[k + 1];
-    if ((place - start) % kChunkRows != 0) continue;
-    const int64_t last = place + kChunkRows < end ? place + kChunkRows : end;
-    const int64_t head = k / w.K, z = head_offset(w.heads, w.z, head);
-    for (int j = lane; j < w.d; j += 32) {
-      double sum = 0;
+// sum_i z[order[i]][j] for places from .. to - 1, from left to right.
+template <typename Load>
+__device__ double sum_of_places(const Work& w, int64_t from, int64_t to, int64_t first_row, Load&& load_at) {
+  double sum = 0;
 #pragma unroll 8
-      for (int64_t i = place; i < last; ++i) {
-        const int64_t row = int64_t(w.order[i]) - head * w.N;
-        sum += load(w.z, z + row * w.z.row_stride + j * w.z.col_stride);
-      }
-      if (end - start <= kChunkRows) {
-        write_sum(w, k * w.d + j, sum);
-      } else {
-        w.chunk_sums[chunk_slot(place, place == start) * w.d + j] = sum;
-      }
+  for (int64_t i = from; i < to; ++i) sum += load_at((int64_t(w.order[i]) - first_row) * w.z.row_stride);
+  return sum;
+}
+
+__device__ void sum_chunk(const Work& w, int64_t place, int64_t k, int64_t start, int64_t end) {
+  const int64_t last = place + kChunkRows < end ? place + kChunkRows : end;
+  const int64_t head = k / w.K, z = head_offset(w.heads, w.z, head);
+  for (int j = simt::lane_index(); j < w.d; j += 32) {
+    const int64_t column = z + j * w.z.col_stride;
+    double sum;
+    if (w.z.dtype == DType::kFloat32) {
+      const float* from = static_cast<const float*>(w.z.data) + column;
+      sum = sum_of_places(w, place, last, head * w.N, [&](int64_t i) { return double(from[i]); });
+    } else {
+      sum = sum_of_places(w, place, last, head * w.N, [&](int64_t i) { return load(w.z, column + i); });
     }
+    if (end - start <= kChunkRows) {
+      write_sum(w, k * w.d + j, sum);
+    } else {
+      w.chunk_sums[chunk_slot(place, place == start) * w.d + j] = sum;
+    }
+  }
+}
+
+// One block per window of places. Each lane finds out whether a chunk begins at its place; then the warp takes the
+// chunks that it has found, one after the other.
+__global__ void sum_chunks(Work w) {
+  const int64_t place = simt::block_index() * kChunkRows + simt::thread_index();
+  int64_t k = 0, start = 0, end = 0;
+  if (place < w.rows) {
+    k = w.sorted_keys[place];
+    start = w.starts[k];
+    end = w.starts[k + 1];
+  }
+  const bool begins = place < w.rows && (place - start) % kChunkRows == 0;
+  for (unsigned left = simt::ballot(begins); left != 0; left &= left - 1) {
+    const int lane = simt::lowest_bit(left);
+    sum_chunk(w, simt::shuffle(place, lane), simt::shuffle(k, lane), simt::shuffle(start, lane),
+              simt::shuffle(end, lane));
   }
 }
 
@@ -157,7 +186,7 @@ cudaError_t code_sums(const CodeSumsParams& params, void* workspace, cudaStream_
     error = simt::sort_pairs(w.sort_space, w.sort_bytes, {w.keys, w.sorted_keys, w.row_numbers, w.order}, w.rows,
                              key_bits(w.codes), stream);
   }
-  then(find_starts, up(w.rows + 1, kThreads));
+  then(find_starts, up(w.codes + 1, kThreads));
   then(sum_chunks, up(w.rows, kChunkRows));
   then(finish_codes, up(w.codes, kWarps));
   return error;

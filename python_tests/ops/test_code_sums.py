@@ -163,6 +163,12 @@ def test_vmap_makes_a_head():
     assert z.grad[0].eq(1).all()
 
 
+@cases.NO_GPU
+def test_a_cuda_graph_replays_with_changed_data():
+    z, indices = (t.cuda() for t in drawn(5000, 300, 24, torch.float32))
+    cases.assert_graph_replays(lambda: code_sums(z, indices, 300), z, indices)
+
+
 # --- properties -----------------------------------------------------------------------------------------------------
 
 

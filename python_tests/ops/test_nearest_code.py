@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import cases
 import simt
 from cases import NO_GPU, NO_SIMT
 from vqdm_cuda import nearest_code, reference
@@ -488,9 +489,27 @@ def test_compiles_without_a_graph_break() -> None:
             torch.testing.assert_close(a, b)
 
 
+def test_a_cuda_graph_replays_with_changed_data(kernel: str) -> None:
+    if not kernel.startswith("cuda"):
+        pytest.skip("needs a GPU")
+    z, e, bias = normal(3000, 24), normal(2000, 24, seed=1), normal(2000, seed=2)
+    cases.assert_graph_replays(lambda: nearest_code(z, e, bias), z, e, bias)
+
+
+def test_no_call_waits_for_the_gpu(kernel: str) -> None:
+    if not kernel.startswith("cuda"):
+        pytest.skip("needs a GPU")
+    z, e = normal(300, 24).requires_grad_(), normal(200, 24, seed=1).requires_grad_()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        nearest_code(z, e)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_under_autocast() -> None:
     z, e = normal(30, 4), normal(9, 4, seed=1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(z.device.type, dtype=torch.bfloat16):
         dist2, indices = nearest_code(z, e)
     assert dist2.dtype == torch.float32
     assert torch.equal(indices, nearest_code(z, e)[1])
