@@ -18,4 +18,4 @@ cd "$build"
 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
 ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 PYTHONPATH="$build:$root/python_tests" "$python" -m pytest -p no:cacheprovider -c /dev/null --import-mode=importlib -q \
-  "$root/python_tests/ops/test_nearest_code.py" -m "not slow"
+  "$root/python_tests/ops/test_nearest_code.py" "$root/python_tests/ops/test_code_sums.py" -m "not slow"
