@@ -48,8 +48,11 @@ lint: $(VENV)/.test
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu')
 
 bench: $(VENV)/.test
-	$(PIP) faiss-cpu
+	$(PIP) faiss-cpu vector-quantize-pytorch==1.32.0
 	$(BIN)/python -m bench.ops.bench_nearest_code
+	$(BIN)/python -m bench.ops.bench_code_sums
+	$(BIN)/python -m bench.ops.bench_quantizer_step
+	$(BIN)/python -m bench.plot
 
 # The library and its CPU kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own.
 sanitize: $(VENV)/.test

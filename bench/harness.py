@@ -4,12 +4,13 @@ A row: {op, case, N, K, d, dtype, device, threads, implementation, median_ms, mi
 ratio = this implementation's median over ours in the same run (above one: ours is faster).
 """
 
+import ctypes
 import json
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +20,7 @@ OURS = "vqdm_cuda"
 
 
 def interleaved(
-    implementations: dict[str, Callable[[], object]], *, seconds: float, device: str = "cpu"
+    implementations: Mapping[str, Callable[[], object]], *, seconds: float, device: str = "cpu"
 ) -> dict[str, list[float]]:
     """Time each callable in turn, round after round, for about `seconds` in all (at least 3 rounds); milliseconds."""
 
@@ -56,6 +57,34 @@ def rows(common: dict[str, object], times: dict[str, list[float]]) -> list[dict[
         }
         for name, ms in times.items()
     ]
+
+
+def peak_extra_bytes(call: Callable[[], object], *, device: str = "cpu") -> int:
+    """How far one call raises the resident set (of a GPU: what torch has allocated) above where it stood before."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator keeps would hide what the call needs
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    resident = _status()["VmRSS"]
+    call()
+    return _status()["VmHWM"] - resident
+
+
+def _status() -> dict[str, int]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+
+
+def print_rows(title: str, rows: list[dict[str, object]], *details: str) -> None:
+    """The rows of one case as a table, with these fields of each beside the time."""
+    print(f"\n{title}")
+    for row in rows:
+        values = ", ".join(f"{name} {row[name]}" for name in details if name in row)
+        print(f"  {row['implementation']:34} {row['median_ms']:>12.3f} ms   x {row['ratio']:<9.2f} {values}")
 
 
 def machine() -> str:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library under AddressSanitizer and UndefinedBehaviorSanitizer, beside the ordinary build, and runs the
-# kernel tests on it: those of the CPU kernels, and those of the CUDA kernels on the host. Usage: csrc/sanitize.sh PYTHON
+# kernel tests on it: those of the CPU kernels, and those of the CUDA kernels on the host.
+# Usage: csrc/sanitize.sh PYTHON [pytest options]
 set -euo pipefail
 python=$(realpath --no-symlinks "$1")
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -9,7 +10,8 @@ mkdir -p "$build/vqdm_cuda"
 cp -r "$root/vqdm_cuda/." "$build/vqdm_cuda/"
 rm -f "$build"/vqdm_cuda/*.so
 PATH=$(dirname "$python"):$PATH
-cmake -S "$root" -B "$build/cmake" -G Ninja -DPython_EXECUTABLE="$python" -DVQDM_WITH_CUDA=OFF -DVQDM_SANITIZE=ON -DVQDM_SIMT=ON \
+cmake -S "$root" -B "$build/cmake" -G Ninja -DPython_EXECUTABLE="$python" \
+  -DVQDM_WITH_CUDA=OFF -DVQDM_SANITIZE=ON -DVQDM_SIMT=ON \
   -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/vqdm_cuda" >/dev/null
 cmake --build "$build/cmake"
 # The runtime comes first in the process; torch keeps memory for its own lifetime, so leaks are not looked for, and

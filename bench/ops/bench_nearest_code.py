@@ -7,7 +7,6 @@ Features and codes are drawn from N(0, I). `reference` (float64, pure PyTorch) i
 resident set, its outputs and the packed codebook (4 K d bytes) included.
 """
 
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,27 +48,13 @@ def implementations(z: Tensor, e: Tensor) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def peak_extra_bytes(call: Callable[[], object]) -> int:
-    """How far one call raises the resident set above where it stood before."""
-    ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator keeps would hide what the call needs
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    status = _status()
-    call()
-    return _status()["VmHWM"] - status["VmRSS"]
-
-
-def _status() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
-
-
 def bench_case(case: str, device: str, threads: int, seconds: float) -> list[dict[str, object]]:
     N, K, d = CASES[case]
     generator = torch.Generator().manual_seed(0)
     z, e = (torch.randn(count, d, generator=generator).to(device) for count in (N, K))
     calls = implementations(z, e)
     nearest_code(z[:100], e[:100])  # what a first call starts (threads, libraries) is not the search's
-    memory = peak_extra_bytes(calls[harness.OURS]) if device == "cpu" else None
+    memory = harness.peak_extra_bytes(calls[harness.OURS]) if device == "cpu" else None
     exact = nearest_code(z, e)[1]
     wrong = {name: int((torch.as_tensor(call()) != exact).sum()) for name, call in calls.items()}
     times = harness.interleaved(calls, seconds=seconds, device=device)
