@@ -24,14 +24,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Time each callable in turn, round after round, for about `seconds` in all (at least 3 rounds); milliseconds."""
 
-    def once(call: Callable[[], object]) -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return 1e3 * (time.perf_counter() - start)
+    once = _on_gpu if device == "cuda" else _on_cpu
 
     for call in implementations.values():
         once(call)  # warm-up: code paths, thread pools, allocator
@@ -41,6 +34,23 @@ def interleaved(
         for name, call in implementations.items():
             times[name].append(once(call))
     return times
+
+
+def _on_cpu(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _on_gpu(call: Callable[[], object]) -> float:
+    """Device time between two events. The pause in front lets the host queue the call before the first event."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(1_000_000)  # cycles
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end)
 
 
 def rows(common: dict[str, object], times: dict[str, list[float]]) -> list[dict[str, object]]:

@@ -84,7 +84,9 @@ def a_fragments(A: np.ndarray, bfloat16: bool) -> list[int]:  # noqa: N803
     """a_i of a lane: row = group for i in 0, 1, 4, 5 else group + 8; column = 2 (lane % 4) + i % 2, + 8 for i >= 4."""
     words = []
     for lane in range(32):
-        numbers = [A[lane // 4 + (8 if i % 4 >= 2 else 0), lane % 4 * 2 + i % 2 + (8 if i >= 4 else 0)] for i in range(8)]
+        numbers = [
+            A[lane // 4 + (8 if i % 4 >= 2 else 0), lane % 4 * 2 + i % 2 + (8 if i >= 4 else 0)] for i in range(8)
+        ]
         bits = half_bits(np.array(numbers), bfloat16)
         words += [int(bits[2 * r] | bits[2 * r + 1] << 16) for r in range(4)]
     return words
@@ -125,7 +127,9 @@ def test_fragment_product_rounds_toward_zero_and_within_the_bound_of_the_filter(
     for _ in range(200):
         A, B = (generator.standard_normal(shape).astype(np.float16) for shape in ((16, 16), (16, 8)))
         C = generator.standard_normal((16, 8)).astype(np.float32) * 10
-        got = simt.module().run_mma(False, a_fragments(A, False), b_fragments(B, False), [float(C[p]) for p in c_places()])
+        got = simt.module().run_mma(
+            False, a_fragments(A, False), b_fragments(B, False), [float(C[p]) for p in c_places()]
+        )
         exact = A.astype(np.float64) @ B.astype(np.float64) + C
         size = np.abs(A.astype(np.float64)) @ np.abs(B.astype(np.float64)) + np.abs(C)
         error = np.array([abs(g - exact[p]) / size[p] for g, p in zip(got, c_places(), strict=True)])

@@ -1,7 +1,6 @@
-#include "code_sums.h"
-
 #include <algorithm>
 
+#include "code_sums.h"
 #include "operand.cuh"
 #include "sort.cuh"
 
@@ -14,12 +13,12 @@ constexpr int kThreads = kChunkRows, kWarps = kThreads / 32;
 // Rows of all heads are numbered through, and so are codes: head * K + index.
 struct Work : CodeSumsParams {
   int64_t rows, codes;
-  uint32_t* keys;             // [rows] the code of each row
-  uint32_t* row_numbers;      // [rows]
-  uint32_t* sorted_keys;      // [rows]
-  uint32_t* order;            // [rows] row numbers, those of one code together, ascending
-  uint32_t* starts;           // [codes + 1] where each code's rows begin in `order`
-  double* chunk_sums;         // [2 windows, d] of codes that have several chunks
+  uint32_t* keys;         // [rows] the code of each row
+  uint32_t* row_numbers;  // [rows]
+  uint32_t* sorted_keys;  // [rows]
+  uint32_t* order;        // [rows] row numbers, those of one code together, ascending
+  uint32_t* starts;       // [codes + 1] where each code's rows begin in `order`
+  double* chunk_sums;     // [2 windows, d] of codes that have several chunks
   void* sort_space;
   size_t sort_bytes;
 };

@@ -25,7 +25,7 @@ struct CodeSumsParams {
   Operand indices;  // [heads..., N] int64 (its dtype is not looked at)
   Heads heads;
   int64_t N;
-  int64_t K;        // codes, >= 1; heads * K and heads * N are below 2^32 - 1
+  int64_t K;  // codes, >= 1; heads * K and heads * N are below 2^32 - 1
   int d;
   bool wide;        // sums are double
   void* sums;       // [heads..., K, d] out: double if wide, else float

@@ -1,7 +1,6 @@
-#include "nearest_code.h"
-
 #include <algorithm>
 
+#include "nearest_code.h"
 #include "nearest_code_codes.cuh"
 #include "nearest_code_decide.cuh"
 #include "nearest_code_portable.cuh"

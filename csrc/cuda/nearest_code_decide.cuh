@@ -55,7 +55,8 @@ __device__ inline double exact_dist2(const Problem& p, int64_t z, int64_t e, dou
   return isnan(sum) ? INFINITY : sum;  // an overflow and a bias of -Inf
 }
 
-// An interval that holds D, by float32 arithmetic; where that cannot say, all numbers. For z and e that are not float64.
+// An interval that holds D, by float32 arithmetic; where that cannot say, all numbers. For z and e that are not
+// float64.
 struct Interval {
   float low, high;
 };
@@ -65,8 +66,8 @@ __device__ inline Interval near_dist2(const Problem& p, int64_t z, int64_t e, do
     const float difference = float(z_j) - float(e_j);
     sum = fmaf(difference, difference, sum);
   });
-  // One rounding for each difference, square and addition, each 2^-24 of the sum at the most, as all terms are positive;
-  // the last term covers results below the smallest normal number.
+  // One rounding for each difference, square and addition, each 2^-24 of the sum at the most, as all terms are
+  // positive; the last term covers results below the smallest normal number.
   const float error = float(p.d + 8) * 0x1p-24f * 1.01f * (sum + fabsf(float(bias))) + float(p.d) * 0x1p-140f;
   const float value = sum + float(bias);
   if (!(sum < 0x1p120f && fabsf(value) < 0x1p120f)) return {-INFINITY, INFINITY};
@@ -136,8 +137,8 @@ __device__ inline Choice choose(const Problem& p, int64_t group, int64_t row, in
   int64_t index = -1;
   for_each_candidate(p, group, record, in_first, in_second, outliers, [&](int64_t k) {
     if (k < 0) return;
-    const Interval d2 = p.wide ? Interval{-INFINITY, INFINITY}
-                               : near_dist2(p, z, e + k * p.e.row_stride, load_bias(p, group, k));
+    const Interval d2 =
+        p.wide ? Interval{-INFINITY, INFINITY} : near_dist2(p, z, e + k * p.e.row_stride, load_bias(p, group, k));
     least_high = fminf(least_high, d2.high);
     next_low = fminf(next_low, fmaxf(least_low, d2.low));
     if (index < 0 || d2.low < least_low) index = k;

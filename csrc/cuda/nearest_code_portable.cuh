@@ -2,8 +2,8 @@
 //
 //   score[i][k] = packed_bias[k] + sum_j (-2 x'_ij) e'_kj
 //
-// The ordinary tiled product: 64 rows by 128 codes, 16 dimensions at a time, centred on the way into shared memory; each
-// thread has 4 rows and one group of 16 codes.
+// The ordinary tiled product: 64 rows by 128 codes, 16 dimensions at a time, centred on the way into shared memory;
+// each thread has 4 rows and one group of 16 codes.
 
 #pragma once
 
@@ -12,8 +12,8 @@
 namespace vqdm::cuda {
 
 inline constexpr int kPortableRows = 64;
-inline constexpr int kPortableThreads = 128;  // 16 bands of 4 rows by 8 groups of codes
-inline constexpr int kChunk = 16;             // dimensions at a time
+inline constexpr int kPortableThreads = 128;         // 16 bands of 4 rows by 8 groups of codes
+inline constexpr int kChunk = 16;                    // dimensions at a time
 inline constexpr int kRowPitch = kPortableRows + 4;  // keeps four rows aligned to 16 bytes, and banks apart
 inline constexpr int kCodePitch = kTileCodes + 4;
 
@@ -111,8 +111,7 @@ __global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, i
         }
         simt::sync_threads();
       }
-      const float* bias =
-          p.packed_bias + (item.group * p.num_tiles + tile) * kTileCodes + code_group * kGroupCodes;
+      const float* bias = p.packed_bias + (item.group * p.num_tiles + tile) * kTileCodes + code_group * kGroupCodes;
       for (int r = 0; r < 4; ++r) {
         float smallest = INFINITY;
         for (int i = 0; i < kGroupCodes; ++i) smallest = fminf(smallest, acc[r][i] + bias[i]);

@@ -13,22 +13,22 @@
 
 namespace vqdm::cuda {
 
-inline constexpr int kGroupCodes = 16;   // codes whose smallest score a filter keeps
-inline constexpr int kTileCodes = 128;   // codes that a filter's block takes at once
-inline constexpr int kMaxSplits = 16;    // parts of the codebook that blocks scan apart
-inline constexpr float kFar = 64.0f;     // codes with scaled norm above this are outliers: computed exactly for all rows
+inline constexpr int kGroupCodes = 16;  // codes whose smallest score a filter keeps
+inline constexpr int kTileCodes = 128;  // codes that a filter's block takes at once
+inline constexpr int kMaxSplits = 16;   // parts of the codebook that blocks scan apart
+inline constexpr float kFar = 64.0f;    // codes with scaled norm above this are outliers: computed exactly for all rows
 inline constexpr float kTooLarge = 0x1p60f;  // what the bound's float32 arithmetic can take
 
 // Facts about the codes of a group, in units of the scaled, centred data. Maxima are over the codes of the filter.
 struct CodeFacts {
-  double scale;         // a power of two
-  float norm;           // largest ||e'||
-  float residual;       // largest ||e' - half(e')||
-  float bias;           // largest |user bias|
-  float packed_bias;    // largest |packed bias|
-  int any_valid;        // is there a code to choose, outliers included?
-  int num_outliers;     // may exceed the room for them: then no filter can be trusted
-  int num_open[2];      // rows left open by the first and the second decision
+  double scale;       // a power of two
+  float norm;         // largest ||e'||
+  float residual;     // largest ||e' - half(e')||
+  float bias;         // largest |user bias|
+  float packed_bias;  // largest |packed bias|
+  int any_valid;      // is there a code to choose, outliers included?
+  int num_outliers;   // may exceed the room for them: then no filter can be trusted
+  int num_open[2];    // rows left open by the first and the second decision
 };
 
 // What a filter keeps of one row and one split: the two groups with the smallest minima among those that were followed,
@@ -43,7 +43,7 @@ struct Problem : NearestCodeParams {
   int64_t num_tiles;         // of kTileCodes codes
   int depth_steps;           // of 16 dimensions, for tensor cores
   int max_outliers;
-  bool in_double;  // z or e is float64: centring takes float64, and scales may leave float32's range
+  bool in_double;     // z or e is float64: centring takes float64, and scales may leave float32's range
   bool both_float32;  // z and e: the ordinary case, for which loops are written out
   int64_t records_per_group;
   int64_t num_workers;  // blocks that a filter should have work for
@@ -159,7 +159,12 @@ __device__ inline bool filter_item(const Problem& p, int pass, int tile_rows, in
       continue;
     }
     const int64_t s = number % splits;
-    item = {group,          number / splits * tile_rows,   count, int(s), splits, s * p.num_tiles / splits,
+    item = {group,
+            number / splits * tile_rows,
+            count,
+            int(s),
+            splits,
+            s * p.num_tiles / splits,
             (s + 1) * p.num_tiles / splits};
     return true;
   }
@@ -215,14 +220,15 @@ struct RowFacts {
   bool finite;     // of the row as given
 };
 
-// A code whose score exceeds the row's smallest by more than this cannot win. With S_k = ||e'_k||^2 + bias_k - 2 x'.e'_k,
-// which is D_k less a constant of the row,
+// A code whose score exceeds the row's smallest by more than this cannot win. With S_k = ||e'_k||^2 + bias_k - 2
+// x'.e'_k, which is D_k less a constant of the row,
 //   |score_k - S_k| <= 2 (||x' - x^|| E + ||x^|| max ||e' - e^||)      half precision, by Cauchy-Schwarz
 //                    + 2 addition ||x^|| ||e^||                        sums of products
-//                    + 2^-22 (max |packed bias| + E^2 + 4 ||x'|| E)    float32: centring of z and e, bias, last addition
+//                    + 2^-22 (max |packed bias| + E^2 + 4 ||x'|| E)    float32: centring of z and e, bias, last
+//                    addition
 //   |D_k - its exact value| <= (d + 8) 2^-52 ((||x'|| + E)^2 + |bias|)
-// E = max ||e'||. `addition` bounds the error of the sum over d products relative to ||x^|| ||e^||. 1 % is added for the
-// roundings of this bound itself. The last terms cover results below the smallest normal numbers.
+// E = max ||e'||. `addition` bounds the error of the sum over d products relative to ||x^|| ||e^||. 1 % is added for
+// the roundings of this bound itself. The last terms cover results below the smallest normal numbers.
 __device__ inline float margin_of(const CodeFacts& facts, const RowFacts& row, int max_outliers, int d, float addition,
                                   float code_residual) {
   if (!row.finite || !facts.any_valid) return NAN;

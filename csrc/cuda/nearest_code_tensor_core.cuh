@@ -3,8 +3,9 @@
 //   score[i][k] = packed_bias[k] - 2 t_i sum_j x^[i][j] e^[k][j]      x^ = half(x' / t_i), e^ = half(e')
 //
 // t_i, a power of two for each row, keeps rows of any size within half precision. A block takes 128 rows, which stay in
-// shared memory as fragments, and streams the packed codes of its split past them: 16 KB a stage, as they lie in memory,
-// whatever d. Of the 16 scores that a thread has of a row and a tile, it keeps the smallest; N x K is never stored.
+// shared memory as fragments, and streams the packed codes of its split past them: 16 KB a stage, as they lie in
+// memory, whatever d. Of the 16 scores that a thread has of a row and a tile, it keeps the smallest; N x K is never
+// stored.
 
 #pragma once
 
@@ -13,8 +14,8 @@
 namespace vqdm::cuda {
 
 inline constexpr int kTensorRows = 128;
-inline constexpr int kTensorThreads = 256;                      // 4 x 2 warps, each with 32 rows and 64 codes
-inline constexpr int kStepUnits = kTileCodes * 16 * 2 / 16;      // 16-byte units of a tile and 16 dimensions
+inline constexpr int kTensorThreads = 256;                   // 4 x 2 warps, each with 32 rows and 64 codes
+inline constexpr int kStepUnits = kTileCodes * 16 * 2 / 16;  // 16-byte units of a tile and 16 dimensions
 inline constexpr int kStageSteps = 4, kStages = 3;
 inline constexpr int kStageUnits = kStageSteps * kStepUnits;
 
@@ -104,7 +105,8 @@ __global__ void __launch_bounds__(kTensorThreads, 2) filter_by_tensor_cores(Prob
     const auto fetch = [&](int stage) {
       for (int i = thread; i < kStageUnits; i += kTensorThreads) {
         const int64_t unit = int64_t(stage) * kStageUnits + i;
-        if (unit < int64_t(steps) * kStepUnits) simt::copy_async(stages, stage % kStages * kStageUnits + i, source + unit);
+        if (unit < int64_t(steps) * kStepUnits)
+          simt::copy_async(stages, stage % kStages * kStageUnits + i, source + unit);
       }
       simt::commit_copies();  // also where nothing is left, so that groups keep counting stages
     };

@@ -128,10 +128,9 @@ __device__ inline void wait_copies() {
 // ---- matrix fragments: acc[16 x 8] += a[16 x 16] b[16 x 8], layouts as PTX gives them for mma.m16n8k16 ----
 
 __device__ inline void mma_f16(float (&acc)[4], const uint4& a, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+               : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
 __device__ inline void mma_bf16(float (&acc)[4], const uint4& a, uint32_t b0, uint32_t b1) {
   asm volatile(
@@ -182,7 +181,7 @@ cudaError_t launch(void (*kernel)(Params...), LaunchShape shape, cudaStream_t st
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  kernel<<<unsigned(shape.blocks), unsigned(shape.threads), size_t(shape.shared_bytes), stream>>>(params...);
+  kernel<<<unsigned(shape.blocks), unsigned(shape.threads), size_t(shape.shared_bytes), stream> > >(params...);
   return cudaGetLastError();
 }
 

@@ -1,11 +1,10 @@
 // CUDA implementation of torch.ops.vqdm.code_sums. Formula and promises: csrc/cuda/code_sums.h.
 
-#include "../cuda/code_sums.h"
-
 #include <algorithm>
 #include <stdexcept>
 #include <tuple>
 
+#include "../cuda/code_sums.h"
 #include "code_sums_shapes.h"
 #include "cuda_backend.h"
 #include "cuda_operand.h"

@@ -21,12 +21,18 @@
 #include "../cuda/stream.h"
 
 #if defined(VQDM_SIMT)
-#define VQDM_REGISTER_CUDA(name, schema, function)                                  \
-  STABLE_TORCH_LIBRARY_FRAGMENT(vqdm_simt, m) { m.def(schema); }                    \
-  STABLE_TORCH_LIBRARY_IMPL(vqdm_simt, CPU, m) { m.impl(name, TORCH_BOX(function)); }
+#define VQDM_REGISTER_CUDA(name, schema, function) \
+  STABLE_TORCH_LIBRARY_FRAGMENT(vqdm_simt, m) {    \
+    m.def(schema);                                 \
+  }                                                \
+  STABLE_TORCH_LIBRARY_IMPL(vqdm_simt, CPU, m) {   \
+    m.impl(name, TORCH_BOX(function));             \
+  }
 #else
 #define VQDM_REGISTER_CUDA(name, schema, function) \
-  STABLE_TORCH_LIBRARY_IMPL(vqdm, CUDA, m) { m.impl(name, TORCH_BOX(function)); }
+  STABLE_TORCH_LIBRARY_IMPL(vqdm, CUDA, m) {       \
+    m.impl(name, TORCH_BOX(function));             \
+  }
 #endif
 
 namespace vqdm {

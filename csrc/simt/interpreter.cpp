@@ -92,9 +92,7 @@ class Interpreter {
     wait();  // any of them may go first
   }
 
-  void warp_barrier(const Site& site) {
-    join_warp(nullptr, 0, nullptr, 0, nullptr, site);
-  }
+  void warp_barrier(const Site& site) { join_warp(nullptr, 0, nullptr, 0, nullptr, site); }
 
   void join_warp(const void* in, size_t in_bytes, void* out, size_t out_bytes, void (*combine)(WarpOperands&),
                  const Site& site) {
@@ -122,7 +120,8 @@ class Interpreter {
 
   [[noreturn]] void fail(const std::string& what) {
     if (failure_.empty()) {
-      failure_ = "simt: block " + std::to_string(place_.block) + ", thread " + std::to_string(place_.thread) + ": " + what;
+      failure_ =
+          "simt: block " + std::to_string(place_.block) + ", thread " + std::to_string(place_.thread) + ": " + what;
     }
     throw Abandon{};
   }
@@ -201,7 +200,8 @@ class Interpreter {
   }
 
   static void give_stack(Fibre& fibre) {
-    void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* stack =
+        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (stack == MAP_FAILED) throw std::bad_alloc();
     fibre.stack = stack;
   }
@@ -252,7 +252,8 @@ class Interpreter {
 #if defined(__SANITIZE_ADDRESS__)
   void before_switch(Fibre* from, const void* stack) {
     const bool to_host = stack == nullptr && from != &host_;
-    __sanitizer_start_switch_fiber(&from->fake_stack, to_host ? host_bottom_ : stack, to_host ? host_size_ : kStackBytes);
+    __sanitizer_start_switch_fiber(&from->fake_stack, to_host ? host_bottom_ : stack,
+                                   to_host ? host_size_ : kStackBytes);
   }
   void after_switch(Fibre* to) {
     const void* bottom = nullptr;

@@ -1,0 +1,27 @@
+"""A few calls of every CUDA kernel, small enough for compute-sanitizer: `compute-sanitizer python -m bench.sanitized`."""
+
+import os
+
+import torch
+
+from vqdm_cuda import code_sums, nearest_code
+
+CASES = [(300, 500, 16), (129, 1000, 33), (40, 70, 100)]
+
+
+def main() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for path in ("tensor_core", "portable"):
+        os.environ["VQDM_CUDA_KERNEL"] = path
+        for N, K, d in CASES:
+            z, e, bias = (torch.randn(*shape, generator=generator).cuda() for shape in ((N, d), (K, d), (K,)))
+            _, indices = nearest_code(z, e, bias)
+            nearest_code(z.bfloat16(), e.repeat(3, 1))  # ties: the lists of open rows fill
+            nearest_code(z.expand(3, N, d), e + torch.arange(3, device="cuda")[:, None, None])
+            code_sums(z, indices, K)
+            code_sums(z, indices * 0, K)  # one code with several chunks
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
