@@ -1,4 +1,4 @@
-"""A few calls of every CUDA kernel, small enough for compute-sanitizer: `compute-sanitizer python -m bench.sanitized`."""
+"""A few small calls of every CUDA kernel, for `compute-sanitizer --tool memcheck python -m bench.sanitized`."""
 
 import os
 

@@ -80,7 +80,7 @@ def half_bits(x: np.ndarray, bfloat16: bool) -> np.ndarray:
     return x.astype(np.float16).view(np.uint16).astype(np.uint32)
 
 
-def a_fragments(A: np.ndarray, bfloat16: bool) -> list[int]:  # noqa: N803
+def a_fragments(A: np.ndarray, bfloat16: bool) -> list[int]:
     """a_i of a lane: row = group for i in 0, 1, 4, 5 else group + 8; column = 2 (lane % 4) + i % 2, + 8 for i >= 4."""
     words = []
     for lane in range(32):
@@ -92,7 +92,7 @@ def a_fragments(A: np.ndarray, bfloat16: bool) -> list[int]:  # noqa: N803
     return words
 
 
-def b_fragments(B: np.ndarray, bfloat16: bool) -> list[int]:  # noqa: N803
+def b_fragments(B: np.ndarray, bfloat16: bool) -> list[int]:
     """b_i of a lane: row = 2 (lane % 4) + i % 2, + 8 for i >= 2; column = group."""
     words = []
     for lane in range(32):

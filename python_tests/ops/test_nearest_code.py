@@ -43,9 +43,9 @@ def kernel(request, monkeypatch):
     if path:
         monkeypatch.setenv("VQDM_CUDA_KERNEL", path)
     seed = zlib.crc32(request.node.name.encode())  # another order of threads and blocks for every test
-    with simt.kernels("random", seed) if device == "simt" else contextlib.nullcontext():
-        with torch.device("cpu" if device == "simt" else device):
-            yield request.param
+    kernels = simt.kernels("random", seed) if device == "simt" else contextlib.nullcontext()
+    with kernels, torch.device("cpu" if device == "simt" else device):
+        yield request.param
 
 
 def assert_exact(z: Tensor, e: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
