@@ -5,7 +5,7 @@
 //                 with every access to shared memory checked. That is how kernels are tested without a GPU.
 //
 // Warps are whole: warp operations take all 32 lanes. Blocks are one-dimensional. Kernels take their parameters by
-// value and are started with launch(), never with <<<>>>.
+// value and are started with launch().
 
 #pragma once
 
@@ -176,13 +176,15 @@ struct LaunchShape {
 template <typename... Params>
 cudaError_t launch(void (*kernel)(Params...), LaunchShape shape, cudaStream_t stream, Params... params) {
   if (shape.blocks == 0) return cudaSuccess;
+  const void* function = reinterpret_cast<const void*>(kernel);
   if (shape.shared_bytes > 48 << 10) {  // more than every architecture gives unasked
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
+    const cudaError_t error =
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  kernel<<<unsigned(shape.blocks), unsigned(shape.threads), size_t(shape.shared_bytes), stream> > >(params...);
-  return cudaGetLastError();
+  void* arguments[] = {&params...};
+  return cudaLaunchKernel(function, dim3(unsigned(shape.blocks)), dim3(unsigned(shape.threads)), arguments,
+                          size_t(shape.shared_bytes), stream);
 }
 
 // ---- the current device ----
