@@ -231,6 +231,13 @@ def test_flush_denormal_mode_does_not_change_the_answer():
 
 
 @pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
+def test_offsets_beyond_32_bits(device):
+    z, indices = drawn(40, 5, 3, torch.float32)
+    far = torch.empty_strided((40, 3), (1 << 27, 1), device=device).copy_(z)  # what lies between is never touched
+    assert torch.equal(code_sums(far, indices.to(device), 5)[0].cpu(), code_sums(z, indices, 5)[0])
+
+
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 def test_all_rows_in_one_code(device):
     z = torch.ones(10_000, 3, dtype=torch.float16, device=device)  # a float16 sum would stop at 2048
     sums, counts = code_sums(z, torch.full((10_000,), 4, device=device), 6)

@@ -270,6 +270,17 @@ def test_expanded_and_channels_first_views() -> None:
     assert torch.equal(nearest_code(view, e)[1], nearest_code(rows, e)[1])
 
 
+def test_offsets_beyond_32_bits() -> None:
+    """Rows so far apart that their offsets need 64 bits; of the memory between them nothing is touched."""
+    stride = 1 << 27
+    z, e = torch.empty_strided((40, 3), (stride, 1)), torch.empty_strided((33, 3), (1, stride))
+    z.copy_(normal(40, 3))
+    e.copy_(normal(33, 3, seed=1))
+    assert z.stride(0) * 39 > 2**32
+    for got, want in zip(nearest_code(z, e), reference.nearest_code(z, e), strict=True):
+        assert torch.equal(got, want)
+
+
 def test_empty_input() -> None:
     z = torch.zeros(0, 4, requires_grad=True)
     dist2, indices = nearest_code(z, normal(5, 4))
