@@ -4,8 +4,8 @@
 
 Features are drawn from N(0, I), indices evenly (in case D all are equal). vqdm_cuda returns the counts too, the peers
 the sums alone. `same_bits`: whether ten calls agree bit for bit, on the CPU with one thread and with all in turn.
-`max_error`: the largest difference from the definition, relative to the largest sum. `reference` (pure PyTorch) is timed
-once.
+`max_error`: the largest difference from the definition, relative to the largest sum. `reference` (pure PyTorch) is
+timed once.
 """
 
 import time
