@@ -23,7 +23,7 @@ from vqdm_cuda import code_sums, reference
 CASES = {  # name: (N, K, d)
     "A": (65536, 1024, 32),
     "B": (65536, 16384, 64),
-    "C": (174080, 100000, 32),  # ten images of 680 tokens on each of many ranks, the paper's largest codebook
+    "C": (174080, 100000, 32),  # 256 images of 680 tokens, the paper's largest codebook
     "D": (262144, 1024, 16),  # every row in one code
 }
 LARGEST_ONE_HOT = 1 << 26  # entries, of 8 and then 4 bytes each
