@@ -14,8 +14,9 @@ def only_once(
     *depends_on: Tensor,  # what it was computed from: upstream gradients and inputs
 ) -> Tensor:
     """The same gradient, tied to what it depends on by a node that raises RuntimeError when differentiated."""
-    if torch.compiler.is_compiling():
-        return gradient  # AOTAutograd itself refuses the second derivative of compiled code
+    # Without a graph there is nothing to refuse, and AOTAutograd itself refuses the second derivative of compiled code.
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return gradient
     return _Once.apply(function, gradient, *depends_on)
 
 
