@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cases import DEVICES
+import simt
+from cases import DEVICES, NO_SIMT
 from vqdm_cuda.quantizers import VectorQuantizer
 from vqdm_cuda.quantizers.gradient import pass_gradient
 
@@ -402,3 +403,26 @@ def test_bad_indices_are_refused(indices, error, message):
 def test_bad_options_are_refused(arguments, error, message):
     with pytest.raises(error, match=f"VectorQuantizer: expected {message}"):
         VectorQuantizer(**({"codebook_size": 8, "code_dim": 4} | arguments))
+
+
+@NO_SIMT
+@pytest.mark.parametrize("path", ["tensor_core", "portable"])
+def test_a_training_step_by_cuda_kernels_has_the_bits_of_the_cpu(path: str, monkeypatch) -> None:
+    monkeypatch.setenv("VQDM_CUDA_KERNEL", path)
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(200, 24)
+    z = torch.randn(2, 24, 6, 7)
+
+    def step() -> list[Tensor]:
+        features = z.clone().requires_grad_()
+        quantizer.zero_grad()
+        quantized = quantizer(features)
+        (quantized.z_q.square().mean() + quantized.loss).backward()
+        assert features.grad is not None
+        assert quantizer.weight.grad is not None
+        return [quantized.z_q, quantized.indices, quantized.loss, features.grad, quantizer.weight.grad.clone()]
+
+    expected = step()
+    with simt.kernels("random", 3):
+        got = step()
+    assert all(map(torch.equal, got, expected))
