@@ -1,5 +1,6 @@
 #include "row_math.h"
 
+#include <cmath>
 #include <cstring>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -9,9 +10,40 @@
 #endif
 
 namespace vqdm::cpu {
+namespace {
+
+constexpr int kLanes = 8;  // independent sums: those of floats may not be reordered, and so not vectorised otherwise
+
+[[gnu::always_inline]] inline double total(const double* sum) {
+  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
+template <typename T>
+[[gnu::always_inline]] inline RowSize centre(const T* x, const double* centre, double scale, int d, double* out) {
+  double sum[kLanes] = {}, largest[kLanes] = {};
+  int j = 0;
+  for (; j + kLanes <= d; j += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      const double value = (double(x[j + i]) - centre[j + i]) * scale, size = std::fabs(value);
+      out[j + i] = value;
+      sum[i] += value * value;
+      largest[i] = size > largest[i] ? size : largest[i];
+    }
+  }
+  for (; j < d; ++j) {
+    const double value = (double(x[j]) - centre[j]) * scale, size = std::fabs(value);
+    out[j] = value;
+    sum[0] += value * value;
+    largest[0] = size > largest[0] ? size : largest[0];
+  }
+  for (int i = 1; i < kLanes; ++i) largest[0] = largest[i] > largest[0] ? largest[i] : largest[0];
+  return {total(sum), largest[0]};
+}
+
+}  // namespace
 
 VQDM_CLONES bool all_finite(const double* x, int d) {
-  // On the bits, as sums of floats may not be reordered and so not vectorised: an exponent of all ones is NaN or Inf.
+  // On the bits, which vectorise: an exponent of all ones is NaN or Inf.
   constexpr uint64_t kExponent = 0x7ff0000000000000u;
   uint64_t found = 0;
   for (int j = 0; j < d; ++j) {
@@ -22,36 +54,58 @@ VQDM_CLONES bool all_finite(const double* x, int d) {
   return found == 0;
 }
 
-VQDM_CLONES double centre_row(const double* x, const double* centre, double scale, int d, double* out) {
-  double sum[8] = {};
+VQDM_CLONES void widen(const float* x, int d, double* out) {
+  for (int j = 0; j < d; ++j) out[j] = double(x[j]);
+}
+
+VQDM_CLONES void accumulate(const double* x, int d, double* sum) {
+  for (int j = 0; j < d; ++j) sum[j] += x[j];
+}
+
+VQDM_CLONES RowSize centre_row(const double* x, const double* c, double scale, int d, double* out) {
+  return centre(x, c, scale, d, out);
+}
+
+VQDM_CLONES RowSize centre_row(const float* x, const double* c, double scale, int d, double* out) {
+  return centre(x, c, scale, d, out);
+}
+
+VQDM_CLONES double round_to_float(const double* x, double unit, int d, float* out) {
+  double sum[kLanes] = {};
   int j = 0;
-  for (; j + 8 <= d; j += 8) {
-    for (int i = 0; i < 8; ++i) {
-      const double value = (x[j + i] - centre[j + i]) * scale;
-      out[j + i] = value;
-      sum[i] += value * value;
+  for (; j + kLanes <= d; j += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      const double value = x[j + i] * unit;
+      out[j + i] = float(value);
+      const double residual = value - double(out[j + i]);
+      sum[i] += residual * residual;
     }
   }
   for (; j < d; ++j) {
-    out[j] = (x[j] - centre[j]) * scale;
-    sum[0] += out[j] * out[j];
+    const double value = x[j] * unit;
+    out[j] = float(value);
+    sum[0] += (value - double(out[j])) * (value - double(out[j]));
   }
-  return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+  return total(sum);
 }
 
-VQDM_CLONES void squared_differences(const double* z, const float* const* codes, int d, double* out) {
-  for (int v = 0; v < 4; ++v) {
-    const float* code = codes[v];
-    double* squares = out + int64_t(v) * d;
-    for (int j = 0; j < d; ++j) {
-      const double difference = z[j] - double(code[j]);
-      squares[j] = difference * difference;
+VQDM_CLONES double round_to_int16(const double* x, double unit, int d, int16_t* out) {
+  constexpr double kRound = 0x1.8p52;  // adding it leaves no room for a fraction
+  double sum[kLanes] = {};
+  int j = 0;
+  for (; j + kLanes <= d; j += kLanes) {
+    for (int i = 0; i < kLanes; ++i) {
+      const double value = x[j + i] * unit, whole = (value + kRound) - kRound;
+      out[j + i] = int16_t(int32_t(whole));
+      sum[i] += (value - whole) * (value - whole);
     }
   }
-}
-
-VQDM_CLONES void widen(const float* x, int d, double* out) {
-  for (int j = 0; j < d; ++j) out[j] = double(x[j]);
+  for (; j < d; ++j) {
+    const double value = x[j] * unit, whole = (value + kRound) - kRound;
+    out[j] = int16_t(int32_t(whole));
+    sum[0] += (value - whole) * (value - whole);
+  }
+  return total(sum);
 }
 
 }  // namespace vqdm::cpu
