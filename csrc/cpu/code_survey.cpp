@@ -23,10 +23,9 @@ void CodeSurvey::Facts::merge(const Facts& other) {
   exact_only |= other.exact_only;
 }
 
-CodeSurvey::CodeSurvey(CodeTable& codes, int lanes, int vectors)
+CodeSurvey::CodeSurvey(CodeTable& codes, const NearestCodeFilter& filter)
     : codes_(codes),
-      lanes_(lanes),
-      vectors_(vectors),
+      filter_(filter),
       num_panels_((codes.K + panel_width() - 1) / panel_width()),
       bias_(num_panels_ * panel_width()),
       panels_(num_panels_),
@@ -39,22 +38,21 @@ void CodeSurvey::choose_centre_and_scale() {
   const DefaultFloatMode mode;
   const int d = codes_.d;
   const int64_t step = (codes_.K + kCentreSample - 1) / kCentreSample;
-  std::vector<double> code(d), centred(d);
-  centre_.assign(d, 0.0);
+  std::vector<double> code(padded(d)), zeros(padded(d), 0.0);
+  centre_ = zeros;
   int64_t count = 0;
   for (int64_t k = 0; k < codes_.K; k += step) {
     codes_.e.load(k, d, code.data());
     if (!all_finite(code.data(), d)) continue;
     ++count;
-    accumulate(code.data(), d, centre_.data());
+    for (int j = 0; j < d; ++j) centre_[j] += code[j];
   }
   for (double& value : centre_) value /= double(std::max<int64_t>(count, 1));
-  if (!all_finite(centre_.data(), d)) centre_.assign(d, 0.0);
+  if (!all_finite(centre_.data(), d)) centre_ = zeros;
   double largest = 0;
   for (int64_t k = 0; k < codes_.K; k += step) {
-    codes_.e.load(k, d, code.data());
-    if (!all_finite(code.data(), d)) continue;
-    largest = std::max(largest, centre_row(code.data(), centre_.data(), 1.0, d, centred.data()).largest);
+    const RowSize size = centre(codes_.e, k, code.data());  // with a scale of one still
+    if (size.norm2 < kInfinity) largest = std::max(largest, size.largest);
   }
   // Limited to 2^400 so that the scale's square and its inverse stay far inside float64.
   if (largest > 0 && std::isfinite(largest)) scale_ = std::ldexp(1.0, -std::clamp(std::ilogb(largest) + 1, -400, 400));
@@ -63,19 +61,20 @@ void CodeSurvey::choose_centre_and_scale() {
 RowSize CodeSurvey::centre(const Matrix& m, int64_t i, double* out) const {
   const int d = codes_.d;
   if (m.dtype == DType::kFloat32 && m.col_stride == 1) {
-    return centre_row(m.row<float>(i), centre_.data(), scale_, d, out);
+    return filter_.rows.centre_floats(m.row<float>(i), centre_.data(), scale_, d, out);
   }
   m.load(i, d, out);
-  return centre_row(out, centre_.data(), scale_, d, out);
+  return filter_.rows.centre_doubles(out, centre_.data(), scale_, d, out);
 }
 
 void CodeSurvey::measure(int64_t begin, int64_t end) {
   const DefaultFloatMode mode;
   const int W = panel_width(), d = codes_.d;
-  std::vector<double> code(d);
+  std::vector<double> code(padded(d));
   for (int64_t p = begin; p < end; ++p) {
     float* panel_bias = bias_.data() + p * W;
     Facts facts;
+    double norm2 = 0;
     for (int c = 0; c < W; ++c) {
       const int64_t k = p * W + c;
       panel_bias[slot(c)] = float(kInfinity);
@@ -94,8 +93,14 @@ void CodeSurvey::measure(int64_t begin, int64_t end) {
       const double scaled_bias = bias * scale_ * scale_, sum = size.norm2 + scaled_bias;
       panel_bias[slot(c)] = float(sum);
       const bool bounded = size.norm2 < 0x1p100 && std::abs(scaled_bias) < 0x1p100;
-      facts.merge({std::sqrt(size.norm2), size.largest, std::abs(scaled_bias), std::abs(sum), true, !bounded});
+      facts.any_valid = true;
+      facts.exact_only |= !bounded;
+      norm2 = std::max(norm2, size.norm2);
+      facts.largest = std::max(facts.largest, size.largest);
+      facts.bias = std::max(facts.bias, std::abs(scaled_bias));
+      facts.packed_bias = std::max(facts.packed_bias, std::abs(sum));
     }
+    facts.norm = std::sqrt(norm2);
     panels_[p] = facts;
   }
 }

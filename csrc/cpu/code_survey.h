@@ -11,7 +11,7 @@
 
 #include "aligned_buffer.h"
 #include "code_table.h"
-#include "row_math.h"
+#include "nearest_code_filter.h"
 
 namespace vqdm::cpu {
 
@@ -23,18 +23,18 @@ class CodeSurvey {
     void merge(const Facts& other);
   };
 
-  CodeSurvey(CodeTable& codes, int lanes, int vectors);
+  CodeSurvey(CodeTable& codes, const NearestCodeFilter& filter);
 
   // Measures panels [begin, end); ranges may run in parallel. Then settle() once.
   void measure(int64_t begin, int64_t end);
   void settle();
 
-  int panel_width() const { return lanes_ * vectors_; }
+  int panel_width() const { return filter_.panel_width(); }
   int64_t num_panels() const { return num_panels_; }
   // Where in its panel a code stands: `vectors` consecutive codes share a lane.
-  int slot(int code) const { return code % vectors_ * lanes_ + code / vectors_; }
+  int slot(int code) const { return code % filter_.vectors * filter_.lanes + code / filter_.vectors; }
 
-  // Row i of m (rows or codes), centred and scaled.
+  // Row i of m (rows or codes), centred and scaled, into out [padded(d)].
   RowSize centre(const Matrix& m, int64_t i, double* out) const;
   double scale() const { return scale_; }
 
@@ -48,9 +48,9 @@ class CodeSurvey {
   void choose_centre_and_scale();
 
   CodeTable& codes_;
-  const int lanes_, vectors_;
+  const NearestCodeFilter& filter_;
   const int64_t num_panels_;
-  std::vector<double> centre_;  // [d]
+  std::vector<double> centre_;  // [padded(d)]
   double scale_ = 1.0;
   AlignedBuffer<float> bias_;
   std::vector<Facts> panels_;

@@ -5,9 +5,9 @@
 
 namespace vqdm::cpu {
 
-ExactBatch::ExactBatch(const CodeTable& codes, const NearestCodeFilter& filter, const Matrix& z)
+ExactBatch::ExactBatch(const CodeTable& codes, const RowMath& math, const Matrix& z)
     : codes_(codes),
-      filter_(filter),
+      math_(math),
       z_(z),
       direct_(z.dtype == DType::kFloat32 && z.col_stride == 1 && codes.e.dtype == DType::kFloat32 &&
               codes.e.col_stride == 1) {
@@ -44,15 +44,18 @@ void ExactBatch::flush() {
   }
   double sums[kPairs];
   if (direct_) {
-    filter_.float_distances(z_floats_, e_floats_, codes_.d, sums);
+    math_.float_distances(z_floats_, e_floats_, codes_.d, sums);
   } else {
-    filter_.double_distances(z_doubles_, e_doubles_, codes_.d, sums);
+    math_.double_distances(z_doubles_, e_doubles_, codes_.d, sums);
   }
   for (int i = 0; i < count_; ++i) {
     double dist2 = sums[i] + codes_.bias_of(k_[i]);
     if (std::isnan(dist2)) dist2 = std::numeric_limits<double>::infinity();  // an overflowed sum and a bias of -Inf
     Best& best = *best_[i];
-    if (best.index < 0 || dist2 < best.dist2 || (dist2 == best.dist2 && k_[i] < best.index)) best = {dist2, k_[i]};
+    // Without a branch, which nothing could predict.
+    const bool nearer = (dist2 < best.dist2) | ((dist2 == best.dist2) & (k_[i] < best.index));
+    best.dist2 = nearer ? dist2 : best.dist2;
+    best.index = nearer ? k_[i] : best.index;
   }
   count_ = 0;
 }

@@ -3,21 +3,23 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "code_table.h"
-#include "nearest_code_filter.h"
+#include "row_math.h"
 
 namespace vqdm::cpu {
 
 struct Best {
-  double dist2 = 0;
-  int64_t index = -1;
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  double dist2 = std::numeric_limits<double>::infinity();
+  int64_t index = kNone;  // gives way even to a code at an infinite distance
 };
 
 class ExactBatch {
  public:
-  ExactBatch(const CodeTable& codes, const NearestCodeFilter& filter, const Matrix& z);
+  ExactBatch(const CodeTable& codes, const RowMath& math, const Matrix& z);
 
   // Lets codes [first, last), but excluded ones, compete for `best` of row i of z. Takes effect with flush() at last.
   void add(int64_t i, int64_t first, int64_t last, Best* best) {
@@ -31,7 +33,7 @@ class ExactBatch {
   void add(int64_t i, int64_t k, Best* best);
 
   const CodeTable& codes_;
-  const NearestCodeFilter& filter_;
+  const RowMath& math_;
   const Matrix& z_;
   const bool direct_;  // contiguous float32 rows are read where they stand, others are widened first
   int count_ = 0;

@@ -22,7 +22,7 @@ void FilterPass::run(const PackedCodes& packed, const Matrix& z, const std::vect
   plans_.assign(count, {});
   factors_.assign(tiles * kTileRows, 0.0f);
   minima_.resize(tiles * kTileRows);
-  scratch_.resize(2 * int64_t(packed.d()) + 2);
+  scratch_.resize(2 * padded(packed.d()));
   bool any = false;
   for (int64_t i = 0; i < tiles * kTileRows; ++i) {
     std::fill_n(minima_[i].best, kMaxLanes, kInfinity);
@@ -47,30 +47,18 @@ void FilterPass::run(const PackedCodes& packed, const Matrix& z, const std::vect
   }
 }
 
-float FilterPass::threshold(int64_t i) const {
-  float smallest = minima_[i].best[0];
-  for (int l = 1; l < packed_->filter().lanes; ++l) smallest = std::min(smallest, minima_[i].best[l]);
-  if (smallest == kInfinity) return -kInfinity;  // the filter holds no code that could be chosen
-  return std::nextafter(smallest + plans_[i].margin, kInfinity);
-}
-
 bool FilterPass::certify(int64_t i, const CodeTable& codes, ExactBatch& batch, Best* best) const {
   if (plans_[i].exact_only) {
     batch.add(rows_[i], 0, codes.K, best);
     return true;
   }
   const NearestCodeFilter& filter = packed_->filter();
-  const LaneMinima& minima = minima_[i];
-  const float limit = threshold(i);
-  unsigned first = 0, second = 0;
-  for (int l = 0; l < filter.lanes; ++l) {
-    first |= unsigned(minima.best[l] <= limit) << l;
-    second |= unsigned(minima.second[l] <= limit) << l;
-  }
-  if (second != 0) return false;  // two groups of one lane, of which the minima name only the first
-  for (; first != 0; first &= first - 1) {
-    const int l = __builtin_ctz(first);
-    const int64_t group = int64_t(minima.panel[l]) * filter.panel_width() + int64_t(l) * filter.vectors;
+  const Selection lanes = filter.select(minima_[i], plans_[i].margin);
+  if (lanes.limit == kInfinity) return true;  // the filter holds no code that could be chosen
+  if (lanes.second != 0) return false;        // more groups of one lane than the minima name
+  for (unsigned left = lanes.best; left != 0; left &= left - 1) {
+    const int l = __builtin_ctz(left);
+    const int64_t group = int64_t(minima_[i].panel[l]) * filter.panel_width() + int64_t(l) * filter.vectors;
     batch.add(rows_[i], group, std::min(group + filter.vectors, codes.K), best);
   }
   return true;
@@ -91,7 +79,7 @@ void FilterPass::sweep(const std::vector<int64_t>& open, CodeTable& codes, Exact
       const int32_t* words = words_.data() + i / kTileRows * tile_words() + i % kTileRows;
       for (int64_t j = 0; j < packed_->steps(); ++j) open_words_.data()[j * kTileRows + r] = words[j * kTileRows];
       factors[r] = factors_[i];
-      thresholds[r] = threshold(i);
+      thresholds[r] = filter.select(minima_[i], plans_[i].margin).limit;
     }
     int64_t considered = 0;
     for (int64_t p = 0; p < panels; p += kSweepPanels) {

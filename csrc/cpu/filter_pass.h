@@ -27,7 +27,6 @@ class FilterPass {
   void sweep(const std::vector<int64_t>& open, CodeTable& codes, ExactBatch& batch, Best* const* best);
 
  private:
-  float threshold(int64_t i) const;  // a score above it cannot belong to the nearest code
   int64_t tile_words() const { return packed_->steps() * kTileRows; }
 
   const PackedCodes* packed_ = nullptr;

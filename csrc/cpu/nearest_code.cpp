@@ -16,7 +16,7 @@ constexpr int64_t kOpenShare = 8;         // with one row in 8 open, packing the
 }  // namespace
 
 NearestCodeSearch::NearestCodeSearch(const Matrix& e, const Matrix& bias, int64_t K, int d)
-    : codes_(e, bias, K, d), filter_(nearest_code_filter()), survey_(codes_, filter_.lanes, filter_.vectors) {}
+    : codes_(e, bias, K, d), filter_(nearest_code_filter()), survey_(codes_, filter_) {}
 
 void NearestCodeSearch::settle() {
   survey_.settle();
@@ -24,7 +24,7 @@ void NearestCodeSearch::settle() {
 }
 
 int64_t NearestCodeSearch::max_block_rows() const {
-  const int64_t tile_bytes = WordCoder(filter_.format, codes_.d).steps() * kTileRows * int64_t(sizeof(int32_t));
+  const int64_t tile_bytes = WordCoder(filter_, codes_.d).steps() * kTileRows * int64_t(sizeof(int32_t));
   return std::clamp<int64_t>(kRowBytes / tile_bytes, 1, kMaxBlockRows / kTileRows) * kTileRows;
 }
 
@@ -48,7 +48,7 @@ void NearestCodeSearch::search(const Matrix& z, int64_t begin, int64_t end, Out*
   work.open.clear();
   work.pass.run(*packed_, z, work.rows);
 
-  ExactBatch batch(codes_, filter_, z);
+  ExactBatch batch(codes_, filter_.rows, z);
   const int W = filter_.panel_width();
   for (int64_t i = 0; i < count; ++i) {
     const RowPlan& plan = work.pass.plan(i);
@@ -65,8 +65,9 @@ void NearestCodeSearch::search(const Matrix& z, int64_t begin, int64_t end, Out*
 
   for (int64_t i = 0; i < count; ++i) {
     const Best& best = work.best[i];
-    dist2[begin + i] = best.index < 0 ? std::numeric_limits<Out>::quiet_NaN() : Out(best.dist2);
-    indices[begin + i] = std::max<int64_t>(best.index, 0);
+    const bool found = best.index != Best::kNone;
+    dist2[begin + i] = found ? Out(best.dist2) : std::numeric_limits<Out>::quiet_NaN();
+    indices[begin + i] = found ? best.index : 0;
   }
 }
 

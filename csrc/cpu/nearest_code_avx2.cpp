@@ -2,8 +2,8 @@
 
 #include <immintrin.h>
 
-#include "exact_distances.h"
 #include "nearest_code_scan.h"
+#include "row_math_loops.h"
 
 namespace vqdm::cpu {
 namespace {
@@ -18,6 +18,11 @@ struct Avx2 {
   static void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
   static Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
   static Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+  static float smallest(Vec a) {
+    const __m128 four = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+  }
   static void keep_smaller(Vec a, Vec best, int32_t panel, int32_t* panels) {
     // Load, blend, store: a masked store is microcoded on some processors.
     auto* p = reinterpret_cast<__m256i*>(panels);
@@ -41,11 +46,31 @@ struct Avx2Doubles {
   using Vec = __m256d;
   static Vec load(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
   static Vec load(const double* p) { return _mm256_loadu_pd(p); }
-  static Vec zero() { return _mm256_setzero_pd(); }
+  static Vec broadcast(double x) { return _mm256_set1_pd(x); }
   static Vec sub(Vec a, Vec b) { return _mm256_sub_pd(a, b); }
   static Vec mul(Vec a, Vec b) { return _mm256_mul_pd(a, b); }
   static Vec add(Vec a, Vec b) { return _mm256_add_pd(a, b); }
+  static Vec max(Vec a, Vec b) { return _mm256_max_pd(a, b); }
+  static double sum(Vec a) {
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+  static double largest(Vec a) {
+    const __m128d two = _mm_max_pd(_mm256_castpd256_pd128(a), _mm256_extractf128_pd(a, 1));
+    return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+  static Vec abs(Vec a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a); }
   static void store(double* p, Vec a) { _mm256_storeu_pd(p, a); }
+  static Vec store_rounded(float* p, Vec a) {
+    const __m128 rounded = _mm256_cvtpd_ps(a);
+    _mm_storeu_ps(p, rounded);
+    return _mm256_cvtps_pd(rounded);
+  }
+  static Vec store_rounded(int16_t* p, Vec a) {
+    const __m128i rounded = _mm256_cvtpd_epi32(a);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(rounded, rounded));
+    return _mm256_cvtepi32_pd(rounded);
+  }
   static void transpose(Vec (&rows)[4]) {
     const Vec a = _mm256_unpacklo_pd(rows[0], rows[1]), b = _mm256_unpackhi_pd(rows[0], rows[1]);
     const Vec c = _mm256_unpacklo_pd(rows[2], rows[3]), d = _mm256_unpackhi_pd(rows[2], rows[3]);
@@ -62,8 +87,8 @@ const NearestCodeFilter kNearestCodeAvx2 = {"avx2",
                                             2,
                                             scan_panels<Avx2, 2>,
                                             find_in_panels<Avx2, 2>,
-                                            exact_distances<Avx2Doubles, float>,
-                                            exact_distances<Avx2Doubles, double>,
+                                            select_lanes<Avx2>,
+                                            kRowMath<Avx2Doubles>,
                                             nullptr};
 
 }  // namespace vqdm::cpu

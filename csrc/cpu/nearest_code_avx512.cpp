@@ -1,8 +1,8 @@
 // Compiled with AVX-512 F/VL/DQ/BW; called only where cpu_features() finds them.
 
 #include "avx512_vectors.h"
-#include "exact_distances.h"
 #include "nearest_code_scan.h"
+#include "row_math_loops.h"
 
 namespace vqdm::cpu {
 namespace {
@@ -25,8 +25,8 @@ const NearestCodeFilter kNearestCodeAvx512 = {"avx512",
                                               4,
                                               scan_panels<Avx512, 4>,
                                               find_in_panels<Avx512, 4>,
-                                              exact_distances<Avx512Doubles, float>,
-                                              exact_distances<Avx512Doubles, double>,
+                                              select_lanes<Avx512>,
+                                              kRowMath<Avx512Doubles>,
                                               nullptr};
 
 }  // namespace vqdm::cpu

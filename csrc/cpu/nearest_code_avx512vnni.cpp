@@ -5,8 +5,8 @@
 // (nearest_code_format.h), so the dot product is exact.
 
 #include "avx512_vectors.h"
-#include "exact_distances.h"
 #include "nearest_code_scan.h"
+#include "row_math_loops.h"
 
 namespace vqdm::cpu {
 namespace {
@@ -39,8 +39,8 @@ const NearestCodeFilter kNearestCodeAvx512Vnni = {"avx512vnni",
                                                   4,
                                                   scan_panels<Avx512Vnni, 4>,
                                                   find_in_panels<Avx512Vnni, 4>,
-                                                  exact_distances<Avx512Doubles, float>,
-                                                  exact_distances<Avx512Doubles, double>,
+                                                  select_lanes<Avx512Vnni>,
+                                                  kRowMath<Avx512Doubles>,
                                                   &kNearestCodeAvx512};
 
 }  // namespace vqdm::cpu

@@ -13,17 +13,24 @@
 
 #include <cstdint>
 
+#include "row_math.h"
+
 namespace vqdm::cpu {
 
 // 6 rows x 4 vectors = 24 accumulators, the most that 32 registers hold beside operands.
 inline constexpr int kTileRows = 6;
 inline constexpr int kMaxLanes = 16;
-inline constexpr int kPairs = 8;  // exact distances computed together
 
 struct LaneMinima {  // of one row
   alignas(64) float best[kMaxLanes];
   alignas(64) float second[kMaxLanes];
   alignas(64) int32_t panel[kMaxLanes];
+};
+
+struct Selection {  // lanes, a bit each
+  float limit;      // the smallest score + margin
+  uint16_t best;    // whose smallest score is not above the limit
+  uint16_t second;  // whose second smallest is not either: the minima do not name all groups that may win
 };
 
 enum class WordFormat { kFloat32, kInt16Pair };
@@ -51,9 +58,9 @@ struct NearestCodeFilter {
   // hits[p - begin][r]: the lanes of panel p with a score of row r that is not above thresholds[r].
   void (*find)(RowTile rows, CodePanels codes, int64_t begin, int64_t end, const float* thresholds, uint16_t* hits);
 
-  // sums[i] = sum_j (z_i[j] - e_i[j])^2 in float64, j from left to right, no fused multiply-add.
-  void (*float_distances)(const float* const* z, const float* const* e, int d, double* sums);
-  void (*double_distances)(const double* const* z, const double* const* e, int d, double* sums);
+  Selection (*select)(const LaneMinima& minima, float margin);
+
+  const RowMath& rows;
 
   // What takes the rows that this filter is too coarse for; null where it is the finest.
   const NearestCodeFilter* finer;

@@ -13,22 +13,30 @@
 #include <cstdint>
 
 #include "nearest_code_filter.h"
-#include "row_math.h"
 
 namespace vqdm::cpu {
 
 class WordCoder {
  public:
-  WordCoder(WordFormat format, int d) : format_(format), d_(d) {}
+  WordCoder(const NearestCodeFilter& filter, int d) : format_(filter.format), rows_(filter.rows), d_(d) {}
 
   int64_t steps() const { return format_ == WordFormat::kInt16Pair ? (int64_t(d_) + 1) / 2 : d_; }
 
   double code_unit(double norm, double largest) const { return integers() ? integer_unit(norm, largest) : 1.0; }
   double row_unit(double norm, double largest) const { return integers() ? integer_unit(norm, largest) : -2.0; }
 
-  // Writes the words of x [d], `stride` apart. Returns a bound on ||x - what the words stand for||, given ||x|| <=
-  // norm.
-  double encode(const double* x, double unit, double norm, int32_t* words, int64_t stride, int32_t* scratch) const;
+  // out [steps() words, padded(d) numbers of room]: x [padded(d)] in words. Returns sum_j (x_j * unit - what out stands
+  // for)^2.
+  double encode(const double* x, double unit, int32_t* out) const {
+    return integers() ? rows_.round_to_int16(x, unit, d_, reinterpret_cast<int16_t*>(out))
+                      : rows_.round_to_float(x, unit, d_, reinterpret_cast<float*>(out));
+  }
+
+  // A bound on ||x - what its words stand for|| from that sum, 1 / |unit| and ||x||: the products x * unit are
+  // themselves rounded to 53 bits, and so is all this arithmetic.
+  static double residual(double residual2, double inverse_unit, double norm) {
+    return 1.001 * std::sqrt(residual2) * inverse_unit + 0x1p-50 * norm;
+  }
 
   // Roundings of a score to 24 bits, each of at most the largest partial sum (or 2 ||x|| ||e||). kFloat32: one per
   // term, the bias packed, the bias added. kInt16Pair: the sum converted, the factor, their product and the bias, the
@@ -44,6 +52,7 @@ class WordCoder {
   }
 
   WordFormat format_;
+  const RowMath& rows_;
   int d_;
 };
 

@@ -1,9 +1,10 @@
 // Any processor: four-lane vectors that the compiler lowers to SSE2, NEON or scalar code.
 
+#include <cmath>
 #include <cstring>
 
-#include "exact_distances.h"
 #include "nearest_code_scan.h"
+#include "row_math_loops.h"
 
 namespace vqdm::cpu {
 namespace {
@@ -25,6 +26,7 @@ struct Portable {
   static void store(float* p, Vec a) { std::memcpy(p, &a, sizeof a); }
   static Vec min(Vec a, Vec b) { return a < b ? a : b; }
   static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  static float smallest(Vec a) { return std::fmin(std::fmin(a[0], a[1]), std::fmin(a[2], a[3])); }
   static void keep_smaller(Vec a, Vec best, int32_t panel, int32_t* panels) {
     const Ints kept = a < best ? Ints{panel, panel, panel, panel} : read<Ints>(panels);
     std::memcpy(panels, &kept, sizeof kept);
@@ -49,11 +51,24 @@ struct PortableDoubles {
   static Vec load(const T* p) {
     return Vec{double(p[0]), double(p[1])};
   }
-  static Vec zero() { return Vec{0.0, 0.0}; }
+  static Vec broadcast(double x) { return Vec{x, x}; }
   static Vec sub(Vec a, Vec b) { return a - b; }
   static Vec mul(Vec a, Vec b) { return a * b; }
   static Vec add(Vec a, Vec b) { return a + b; }
+  static Vec max(Vec a, Vec b) { return a > b ? a : b; }
+  static double sum(Vec a) { return a[0] + a[1]; }
+  static double largest(Vec a) { return a[0] > a[1] ? a[0] : a[1]; }
+  static Vec abs(Vec a) { return Vec{std::fabs(a[0]), std::fabs(a[1])}; }
   static void store(double* p, Vec a) { std::memcpy(p, &a, sizeof a); }
+  static Vec store_rounded(float* p, Vec a) {
+    p[0] = float(a[0]), p[1] = float(a[1]);
+    return load(p);
+  }
+  static Vec store_rounded(int16_t* p, Vec a) {
+    const Vec whole = (a + 0x1.8p52) - 0x1.8p52;  // adding it leaves no room for a fraction
+    p[0] = int16_t(whole[0]), p[1] = int16_t(whole[1]);
+    return whole;
+  }
   static void transpose(Vec (&rows)[2]) {
     const Vec first = {rows[0][0], rows[1][0]}, second = {rows[0][1], rows[1][1]};
     rows[0] = first, rows[1] = second;
@@ -68,8 +83,8 @@ const NearestCodeFilter kNearestCodePortable = {"portable",
                                                 2,
                                                 scan_panels<Portable, 2>,
                                                 find_in_panels<Portable, 2>,
-                                                exact_distances<PortableDoubles, float>,
-                                                exact_distances<PortableDoubles, double>,
+                                                select_lanes<Portable>,
+                                                kRowMath<PortableDoubles>,
                                                 nullptr};
 
 }  // namespace vqdm::cpu

@@ -1,8 +1,8 @@
 // The loops of the filter, written once and instantiated per instruction set (the interface: nearest_code_filter.h).
 //
-// Kernel: Vec, a register of kLanes floats with load, store, min, max, keep_smaller and not_above; Words, a register of
-// kLanes words with load_words and broadcast; Sum with start(x, code) = x code, add(x, code, sum) = sum + x code, and
-// finish(sum, factor, bias), a Vec of scores.
+// Kernel: Vec, a register of kLanes floats with load, store, min, max, smallest, keep_smaller and not_above; Words, a
+// register of kLanes words with load_words and broadcast; Sum with start(x, code) = x code, add(x, code, sum) = sum + x
+// code, and finish(sum, factor, bias), a Vec of scores.
 
 #pragma once
 
@@ -86,6 +86,13 @@ void find_in_panels(RowTile rows, CodePanels codes, int64_t begin, int64_t end, 
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) hits[r] = Kernel::not_above(smallest_of<Kernel, V>(scores[r]), thresholds[r]);
   }
+}
+
+template <class Kernel>
+Selection select_lanes(const LaneMinima& minima, float margin) {
+  const typename Kernel::Vec best = Kernel::load(minima.best);
+  const float limit = Kernel::smallest(best) + margin;
+  return {limit, Kernel::not_above(best, limit), Kernel::not_above(Kernel::load(minima.second), limit)};
 }
 
 }  // namespace

@@ -16,16 +16,18 @@ PackedCodes::PackedCodes(const CodeTable& codes, const CodeSurvey& survey, const
     : codes_(codes),
       survey_(survey),
       filter_(filter),
-      coder_(filter.format, codes.d),
+      coder_(filter, codes.d),
       unit_(coder_.code_unit(survey.facts().norm, survey.facts().largest)),
+      inverse_unit_(1 / unit_),
       words_(survey.num_panels() * panel_words()),
-      residuals_(survey.num_panels(), 0.0) {}
+      residuals2_(survey.num_panels(), 0.0) {}
 
 void PackedCodes::pack(int64_t begin, int64_t end) {
   const DefaultFloatMode mode;
   const int W = filter_.panel_width();
-  std::vector<double> centred(codes_.d);
-  std::vector<int32_t> scratch(codes_.d + 1);
+  const int64_t row = padded(steps()) + 8;  // an odd multiple of 32 bytes for most d: rows spread over the cache's sets
+  std::vector<double> centred(padded(codes_.d));
+  std::vector<int32_t> rows(W * row);  // the panel's codes in words, to be transposed
   for (int64_t p = begin; p < end; ++p) {
     int32_t* panel = words_.data() + p * panel_words();
     if (survey_.is_outlier(p) || survey_.facts().exact_only) {
@@ -34,19 +36,28 @@ void PackedCodes::pack(int64_t begin, int64_t end) {
     }
     for (int c = 0; c < W; ++c) {
       const int64_t k = p * W + c;
-      int32_t* words = panel + survey_.slot(c);
       if (k >= codes_.K || codes_.excluded(k)) {
-        for (int64_t j = 0; j < steps(); ++j) words[j * W] = 0;
+        std::fill_n(&rows[c * row], steps(), 0);
         continue;
       }
-      const double norm = std::sqrt(survey_.centre(codes_.e, k, centred.data()).norm2);
-      residuals_[p] = std::max(residuals_[p], coder_.encode(centred.data(), unit_, norm, words, W, scratch.data()));
+      survey_.centre(codes_.e, k, centred.data());
+      residuals2_[p] = std::max(residuals2_[p], coder_.encode(centred.data(), unit_, &rows[c * row]));
+    }
+    constexpr int64_t kBlock = 16;  // steps whose part of the panel stays in L1
+    for (int64_t first = 0; first < steps(); first += kBlock) {
+      const int64_t last = std::min(first + kBlock, steps());
+      for (int c = 0; c < W; ++c) {
+        const int32_t* words = &rows[c * row];
+        int32_t* column = panel + survey_.slot(c);
+        for (int64_t j = first; j < last; ++j) column[j * W] = words[j];
+      }
     }
   }
 }
 
 void PackedCodes::settle() {
-  residual_ = *std::max_element(residuals_.begin(), residuals_.end());
+  residual_ = WordCoder::residual(*std::max_element(residuals2_.begin(), residuals2_.end()), inverse_unit_,
+                                  survey_.facts().norm);
 }
 
 RowPlan PackedCodes::encode_row(const Matrix& z, int64_t i, int32_t* words, float* factor, double* scratch) const {
@@ -75,16 +86,19 @@ RowPlan PackedCodes::encode_row(const Matrix& z, int64_t i, int32_t* words, floa
   //     Cauchy-Schwarz with the norms of what rounding left; then the roundings of the score, each at most 2^-24 of
   //     the largest partial sum; 1 % for second-order terms. `tiny` covers results below the smallest normal number.
   //   |D_k - its exact value| <= (d + 4) 2^-53 (reach^2 + |bias|), and twice that for the float64 centring above.
-  const double unit = coder_.row_unit(norm, size.largest);
-  const double residual = coder_.encode(scratch, unit, norm, words, kTileRows, reinterpret_cast<int32_t*>(scratch + d));
-  *factor = float(-2 / (unit * unit_));
+  auto* encoded = reinterpret_cast<int32_t*>(scratch + padded(d));
+  const double unit = coder_.row_unit(norm, size.largest), inverse = 1 / unit;
+  const double residual = WordCoder::residual(coder_.encode(scratch, unit, encoded), std::abs(inverse), norm);
+  for (int64_t j = 0; j < steps(); ++j) words[j * kTileRows] = encoded[j];
+  *factor = float(-2 * inverse * inverse_unit_);
   const double row = norm + residual, code = facts.norm + residual_;  // bounds on the norms of z^ and e^
+  const double magnitude = facts.packed_bias + 2 * row * code;
   const double tiny = (d + 2) * 0x1p-118 * (1 + 2 * reach);
-  const double error = 1.01 * (2 * (residual * facts.norm + row * residual_) +
-                               coder_.roundings() * 0x1p-24 * (facts.packed_bias + 2 * row * code)) +
-                       tiny;
+  const double error =
+      1.01 * (2 * (residual * facts.norm + row * residual_) + coder_.roundings() * 0x1p-24 * magnitude) + tiny;
   const double rounding = (d + 8) * 0x1p-52 * (reach * reach + facts.bias);
-  plan.margin = std::nextafter(float(2 * (error + rounding)), std::numeric_limits<float>::infinity());
+  // The last term is for the fp32 sum of a score and the margin.
+  plan.margin = float(1.001 * (2 * (error + rounding) + 0x1p-22 * magnitude));
   return plan;
 }
 

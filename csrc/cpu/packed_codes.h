@@ -27,7 +27,7 @@ class PackedCodes {
   void pack(int64_t begin, int64_t end);
   void settle();
 
-  // Writes row i of z to column r of a tile: words [steps][kTileRows] and a factor. scratch: 2 d + 2 doubles.
+  // Writes row i of z to column r of a tile: words [steps][kTileRows] and a factor. scratch: 2 padded(d) doubles.
   RowPlan encode_row(const Matrix& z, int64_t i, int32_t* words, float* factor, double* scratch) const;
 
   const NearestCodeFilter& filter() const { return filter_; }
@@ -42,9 +42,9 @@ class PackedCodes {
   const CodeSurvey& survey_;
   const NearestCodeFilter& filter_;
   const WordCoder coder_;
-  const double unit_;
-  AlignedBuffer<int32_t> words_;   // [num_panels, steps, W]
-  std::vector<double> residuals_;  // [num_panels] maxima of ||e' - what its words stand for||
+  const double unit_, inverse_unit_;
+  AlignedBuffer<int32_t> words_;    // [num_panels, steps, W]
+  std::vector<double> residuals2_;  // [num_panels] maxima of ||e' * unit - what its words stand for||^2
   double residual_ = 0;
 };
 
