@@ -98,7 +98,9 @@ RowPlan PackedCodes::encode_row(const Matrix& z, int64_t i, int32_t* words, floa
       1.01 * (2 * (residual * facts.norm + row * residual_) + coder_.roundings() * 0x1p-24 * magnitude) + tiny;
   const double rounding = (d + 8) * 0x1p-52 * (reach * reach + facts.bias);
   // The last term is for the fp32 sum of a score and the margin.
-  plan.margin = float(1.001 * (2 * (error + rounding) + 0x1p-22 * magnitude));
+  const double margin = 1.001 * (2 * (error + rounding) + 0x1p-22 * magnitude);
+  plan.margin = float(margin);
+  plan.exact_only = !(margin < 0x1p100);
   return plan;
 }
 
