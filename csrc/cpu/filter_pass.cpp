@@ -32,7 +32,7 @@ void FilterPass::run(const PackedCodes& packed, const Matrix& z, const std::vect
       plans_[i] = packed.encode_row(z, rows[i], words, &factors_[i], scratch_.data());
       any |= plans_[i].valid && !plans_[i].exact_only;
     } else {
-      for (int64_t j = 0; j < packed.steps(); ++j) words[j * kTileRows] = 0;
+      for (int64_t j = 0, steps = packed.steps(); j < steps; ++j) words[j * kTileRows] = 0;
     }
   }
   if (!any) return;
@@ -77,7 +77,8 @@ void FilterPass::sweep(const std::vector<int64_t>& open, CodeTable& codes, Exact
     for (int r = 0; r < rows; ++r) {
       const int64_t i = open[t + r];
       const int32_t* words = words_.data() + i / kTileRows * tile_words() + i % kTileRows;
-      for (int64_t j = 0; j < packed_->steps(); ++j) open_words_.data()[j * kTileRows + r] = words[j * kTileRows];
+      int32_t* column = open_words_.data() + r;
+      for (int64_t j = 0, steps = packed_->steps(); j < steps; ++j) column[j * kTileRows] = words[j * kTileRows];
       factors[r] = factors_[i];
       thresholds[r] = filter.select(minima_[i], plans_[i].margin).limit;
     }

@@ -18,42 +18,48 @@ namespace vqdm::cpu {
 
 class WordCoder {
  public:
-  WordCoder(const NearestCodeFilter& filter, int d) : format_(filter.format), rows_(filter.rows), d_(d) {}
+  WordCoder(const NearestCodeFilter& filter, int d)
+      : integers_(filter.format == WordFormat::kInt16Pair),
+        rows_(filter.rows),
+        d_(d),
+        steps_(integers_ ? (int64_t(d) + 1) / 2 : d),
+        inverse_norm_(1 / (46339 - 0.5 * std::sqrt(double(d)))) {}
 
-  int64_t steps() const { return format_ == WordFormat::kInt16Pair ? (int64_t(d_) + 1) / 2 : d_; }
+  int64_t steps() const { return steps_; }  // words per row
 
-  double code_unit(double norm, double largest) const { return integers() ? integer_unit(norm, largest) : 1.0; }
-  double row_unit(double norm, double largest) const { return integers() ? integer_unit(norm, largest) : -2.0; }
+  // 1 / unit. The floor keeps the unit, its inverse and the product of two of them inside float32: smaller numbers all
+  // become zero.
+  double inverse_code_unit(double norm, double largest) const { return integers_ ? integer_step(norm, largest) : 1.0; }
+  double inverse_row_unit(double norm, double largest) const { return integers_ ? integer_step(norm, largest) : -0.5; }
 
-  // out [steps() words, padded(d) numbers of room]: x [padded(d)] in words. Returns sum_j (x_j * unit - what out stands
-  // for)^2.
+  // out [steps() words, padded(d) numbers of room]: x [padded(d)] in words. Returns the sum of squares of what rounding
+  // left of x * unit.
   double encode(const double* x, double unit, int32_t* out) const {
-    return integers() ? rows_.round_to_int16(x, unit, d_, reinterpret_cast<int16_t*>(out))
-                      : rows_.round_to_float(x, unit, d_, reinterpret_cast<float*>(out));
+    return integers_ ? rows_.round_to_int16(x, unit, d_, reinterpret_cast<int16_t*>(out))
+                     : rows_.round_to_float(x, unit, d_, reinterpret_cast<float*>(out));
   }
 
-  // A bound on ||x - what its words stand for|| from that sum, 1 / |unit| and ||x||: the products x * unit are
-  // themselves rounded to 53 bits, and so is all this arithmetic.
+  // A bound on ||x - what its words stand for|| from that sum and ||x||: the products x * unit are themselves rounded
+  // to 53 bits, and so is all this arithmetic.
   static double residual(double residual2, double inverse_unit, double norm) {
-    return 1.001 * std::sqrt(residual2) * inverse_unit + 0x1p-50 * norm;
+    return 1.001 * std::sqrt(residual2) * std::abs(inverse_unit) + 0x1p-50 * norm;
   }
 
   // Roundings of a score to 24 bits, each of at most the largest partial sum (or 2 ||x|| ||e||). kFloat32: one per
   // term, the bias packed, the bias added. kInt16Pair: the sum converted, the factor, their product and the bias, the
   // bias packed.
-  double roundings() const { return integers() ? 4.0 : double(d_) + 2; }
+  double roundings() const { return integers_ ? 4.0 : double(d_) + 2; }
 
  private:
-  bool integers() const { return format_ == WordFormat::kInt16Pair; }
-  // The floors keep the unit, its inverse and the product of two of them inside float32; what is smaller becomes zero.
-  double integer_unit(double norm, double largest) const {
-    return std::min((46339 - 0.5 * std::sqrt(double(d_))) / std::max(norm, 0x1p-40),
-                    32767 / std::max(largest, 0x1p-40));
+  double integer_step(double norm, double largest) const {
+    return std::max({norm * inverse_norm_, largest * (1 / 32767.0), 0x1p-56});
   }
 
-  WordFormat format_;
+  const bool integers_;
   const RowMath& rows_;
-  int d_;
+  const int d_;
+  const int64_t steps_;
+  const double inverse_norm_;
 };
 
 }  // namespace vqdm::cpu

@@ -42,7 +42,7 @@ class PackedCodes {
   const CodeSurvey& survey_;
   const NearestCodeFilter& filter_;
   const WordCoder coder_;
-  const double unit_, inverse_unit_;
+  const double inverse_unit_;
   AlignedBuffer<int32_t> words_;    // [num_panels, steps, W]
   std::vector<double> residuals2_;  // [num_panels] maxima of ||e' * unit - what its words stand for||^2
   double residual_ = 0;
