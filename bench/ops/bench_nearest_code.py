@@ -121,8 +121,8 @@ def main(seconds: float, device: str, out: Path) -> None:
             if device == "cpu":
                 ours = rows[0]
                 print(
-                    f"  {ours['gflops']} GFLOP/s, {ours['percent_of_peak']} % of the {ours['fma_peak_gflops']} of fused "
-                    f"multiply-adds, peak extra memory {int(str(ours['peak_extra_bytes'])) / 2**20:.1f} MB"
+                    f"  {ours['gflops']} GFLOP/s, {ours['percent_of_peak']} % of the {ours['fma_peak_gflops']} of "
+                    f"fused multiply-adds, peak extra memory {int(str(ours['peak_extra_bytes'])) / 2**20:.1f} MB"
                 )
     _set_threads(most)
     print(f"\nwritten to {harness.write(results, out, 'nearest_code')}")
