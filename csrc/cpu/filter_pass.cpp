@@ -64,7 +64,8 @@ bool FilterPass::certify(int64_t i, const CodeTable& codes, ExactBatch& batch, B
   return true;
 }
 
-void FilterPass::sweep(const std::vector<int64_t>& open, CodeTable& codes, ExactBatch& batch, Best* const* best) {
+void FilterPass::sweep(const std::vector<int64_t>& open, CodeTable& codes, ExactBatch& batch,
+                       const std::vector<Best*>& best) {
   const NearestCodeFilter& filter = packed_->filter();
   const int64_t panels = packed_->num_panels(), count = int64_t(open.size());
   open_words_.reserve(tile_words());

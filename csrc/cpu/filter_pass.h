@@ -24,7 +24,7 @@ class FilterPass {
 
   // Looks at all codes again for rows that certify() left open, given by their place in this pass; best[n] is for
   // open[n].
-  void sweep(const std::vector<int64_t>& open, CodeTable& codes, ExactBatch& batch, Best* const* best);
+  void sweep(const std::vector<int64_t>& open, CodeTable& codes, ExactBatch& batch, const std::vector<Best*>& best);
 
  private:
   int64_t tile_words() const { return packed_->steps() * kTileRows; }

@@ -20,11 +20,12 @@ struct Chains {  // enough independent chains to hide the latency of an addition
 
 // Spelled out: a compiler would merge, vectorise again or spill the chains of a loop. 0 * 0 + 0 takes the time of any.
 #define VQDM_FMA(vec, i) "vfmadd231ps %%" vec "0, %%" vec "1, %%" vec #i "\n"
-#define VQDM_FMA_CHAINS(vec)                                                                            \
-  VQDM_FMA(vec, 2)                                                                                      \
-  VQDM_FMA(vec, 3)                                                                                      \
-  VQDM_FMA(vec, 4) VQDM_FMA(vec, 5) VQDM_FMA(vec, 6) VQDM_FMA(vec, 7) VQDM_FMA(vec, 8) VQDM_FMA(vec, 9) \
-      VQDM_FMA(vec, 10) VQDM_FMA(vec, 11) VQDM_FMA(vec, 12) VQDM_FMA(vec, 13)
+#define VQDM_FMA_CHAINS(vec)                                                                             \
+  VQDM_FMA(vec, 2)                                                                                       \
+  VQDM_FMA(vec, 3)                                                                                       \
+  VQDM_FMA(vec, 4)                                                                                       \
+  VQDM_FMA(vec, 5) VQDM_FMA(vec, 6) VQDM_FMA(vec, 7) VQDM_FMA(vec, 8) VQDM_FMA(vec, 9) VQDM_FMA(vec, 10) \
+      VQDM_FMA(vec, 11) VQDM_FMA(vec, 12) VQDM_FMA(vec, 13)
 #define VQDM_ZERO(i) "vxorps %%xmm" #i ", %%xmm" #i ", %%xmm" #i "\n"
 #define VQDM_FMA_LOOP(vec) \
   __asm__ volatile(VQDM_ZERO(0) VQDM_ZERO(1) VQDM_ZERO(2) VQDM_ZERO(3) VQDM_ZERO(4) VQDM_ZERO(5) VQDM_ZERO(6)    \

@@ -72,29 +72,24 @@ void NearestCodeSearch::search(const Matrix& z, int64_t begin, int64_t end, Out*
 }
 
 void NearestCodeSearch::resolve_open(const Matrix& z, ExactBatch& batch, Workspace& work) {
-  const auto best_of_open = [&] {
-    work.open_best.clear();
-    for (int64_t i : work.open) work.open_best.push_back(&work.best[i]);
-  };
+  const auto best_of = [&](int64_t i) { return &work.best[i]; };
   const int64_t count = int64_t(work.open.size());
+  std::vector<Best*> best(count);
+  std::transform(work.open.begin(), work.open.end(), best.begin(), best_of);
   if (filter_.finer == nullptr || count * kOpenShare < work.pass.size()) {
-    best_of_open();
-    return work.pass.sweep(work.open, codes_, batch, work.open_best.data());
+    work.pass.sweep(work.open, codes_, batch, best);
+    return;
   }
-  // From here on `rows` and `open` count within the finer pass.
-  best_of_open();
-  const std::vector<Best*> best = work.open_best;
-  std::vector<int64_t> rows;
-  for (int64_t i : work.open) rows.push_back(work.rows[i]);
+  std::vector<int64_t> rows(count), still_open;
+  std::transform(work.open.begin(), work.open.end(), rows.begin(), [&](int64_t i) { return work.rows[i]; });
   work.finer_pass.run(finer_codes(), z, rows);
-  work.open.clear();
-  work.open_best.clear();
-  for (int64_t i = 0; i < count; ++i) {
-    if (work.finer_pass.certify(i, codes_, batch, best[i])) continue;
-    work.open.push_back(i);
-    work.open_best.push_back(best[i]);
+  std::vector<Best*> best_of_still_open;
+  for (int64_t n = 0; n < count; ++n) {
+    if (work.finer_pass.certify(n, codes_, batch, best[n])) continue;
+    still_open.push_back(n);
+    best_of_still_open.push_back(best[n]);
   }
-  work.finer_pass.sweep(work.open, codes_, batch, work.open_best.data());
+  work.finer_pass.sweep(still_open, codes_, batch, best_of_still_open);
 }
 
 template void NearestCodeSearch::search(const Matrix&, int64_t, int64_t, float*, int64_t*, Workspace&);

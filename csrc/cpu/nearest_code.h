@@ -48,7 +48,6 @@ class NearestCodeSearch {
     FilterPass pass, finer_pass;
     std::vector<int64_t> rows, open;
     std::vector<Best> best;
-    std::vector<Best*> open_best;
   };
 
   // Rows [begin, end) of z [N, d], best at most max_block_rows() of them; ranges may run in parallel.
