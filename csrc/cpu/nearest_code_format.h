@@ -2,9 +2,10 @@
 //
 // kFloat32: a word is one number, x * unit rounded; rows carry the -2 of the score in their unit.
 // kInt16Pair: a word is two numbers, x * unit rounded to integers q. An int32 holds their dot products: with the bound
-//   T = 46339 - sqrt(d) / 2 on ||x * unit||, which float64 keeps to far better than 1, and a rounding of at most 1/2 per
-//   element, ||q|| <= 46340 for rows and codes alike, so |q_x . q_e| <= 46340^2 < 2^31 - 1 by Cauchy-Schwarz. (Partial
-//   sums may wrap: int32 addition is exact modulo 2^32, and so is the total.) Elements are kept to 32767 as well.
+//   T = 46339 - sqrt(d) / 2 on ||x * unit||, which float64 keeps to far better than 1, and a rounding of at most 1/2
+//   per element, ||q|| <= 46340 for rows and codes alike, so |q_x . q_e| <= 46340^2 < 2^31 - 1 by Cauchy-Schwarz.
+//   (Partial sums may wrap: int32 addition is exact modulo 2^32, and so is the total.) Elements are kept to 32767 as
+//   well.
 
 #pragma once
 
