@@ -19,24 +19,25 @@ struct Chains {  // enough independent chains to hide the latency of an addition
 #if defined(VQDM_X86_KERNELS)
 
 // Spelled out: a compiler would merge, vectorise again or spill the chains of a loop. 0 * 0 + 0 takes the time of any.
-#define VQDM_FMA(vec, i) "vfmadd231ps %%" vec "0, %%" vec "1, %%" vec #i "\n"
-#define VQDM_FMA_CHAINS(vec)                                                                             \
-  VQDM_FMA(vec, 2)                                                                                       \
-  VQDM_FMA(vec, 3)                                                                                       \
-  VQDM_FMA(vec, 4)                                                                                       \
-  VQDM_FMA(vec, 5) VQDM_FMA(vec, 6) VQDM_FMA(vec, 7) VQDM_FMA(vec, 8) VQDM_FMA(vec, 9) VQDM_FMA(vec, 10) \
-      VQDM_FMA(vec, 11) VQDM_FMA(vec, 12) VQDM_FMA(vec, 13)
-#define VQDM_ZERO(i) "vxorps %%xmm" #i ", %%xmm" #i ", %%xmm" #i "\n"
-#define VQDM_FMA_LOOP(vec) \
-  __asm__ volatile(VQDM_ZERO(0) VQDM_ZERO(1) VQDM_ZERO(2) VQDM_ZERO(3) VQDM_ZERO(4) VQDM_ZERO(5) VQDM_ZERO(6)    \
-                       VQDM_ZERO(7) VQDM_ZERO(8) VQDM_ZERO(9) VQDM_ZERO(10) VQDM_ZERO(11) VQDM_ZERO(12)          \
-                           VQDM_ZERO(13) "1:\n" VQDM_FMA_CHAINS(vec) VQDM_FMA_CHAINS(vec) "dec %0\n"             \
-                                                                                          "jnz 1b\n"             \
-                                                                                          "vzeroupper\n"         \
-                   : "+r"(rounds)                                                                                \
-                   :                                                                                             \
-                   : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",       \
-                     "xmm10", "xmm11", "xmm12", "xmm13")
+#define VQDM_FMA_LOOP(vec)                                                                                      \
+  __asm__ volatile(                                                                                             \
+      ".irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13\n"                                                  \
+      "vxorps %%xmm\\i, %%xmm\\i, %%xmm\\i\n"                                                                   \
+      ".endr\n"                                                                                                 \
+      "1:\n"                                                                                                    \
+      ".rept 2\n"                                                                                               \
+      ".irp i, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13\n"                                                        \
+      "vfmadd231ps %%" vec "0, %%" vec "1, %%" vec                                                              \
+      "\\i\n"                                                                                                   \
+      ".endr\n"                                                                                                 \
+      ".endr\n"                                                                                                 \
+      "dec %0\n"                                                                                                \
+      "jnz 1b\n"                                                                                                \
+      "vzeroupper\n"                                                                                            \
+      : "+r"(rounds)                                                                                            \
+      :                                                                                                         \
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
+        "xmm12", "xmm13")
 
 void run_avx512(int64_t rounds) {
   VQDM_FMA_LOOP("zmm");
