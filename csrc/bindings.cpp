@@ -5,7 +5,8 @@
 #include <pybind11/stl.h>
 
 #include "cpu/cpu_features.h"
-#include "cpu/nearest_code.h"
+#include "cpu/fma_peak.h"
+#include "cpu/nearest_code_filter.h"
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts about the compiled half of vqdm_cuda.";
@@ -19,4 +20,7 @@ PYBIND11_MODULE(_C, m) {
     facts["cpu_kernel"] = vqdm::cpu::nearest_code_filter().name;
     return facts;
   });
+  m.def("fma_peak_gflops", &vqdm::cpu::fma_peak_gflops, pybind11::arg("milliseconds"), pybind11::arg("threads"),
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "fp32 GFLOP/s of fused multiply-adds on registers alone, `threads` threads at once.");
 }

@@ -33,8 +33,8 @@ def build_info() -> dict[str, object]:
 
     Returns:
         version, compiler and torch_headers (what the library was built with), cpu_kernel (the fastest that this
-        processor runs: avx512, avx2 or portable), cpu_features, cuda_archs (empty where built without nvcc),
-        cuda_library (its file, or None), cuda_kernels (whether CUDA tensors will run).
+        processor runs: avx512vnni, avx512, avx2 or portable), cpu_features, cuda_archs (empty where built without
+        nvcc), cuda_library (its file, or None), cuda_kernels (whether CUDA tensors will run).
     """
     return {
         **_C.facts(),

@@ -11,6 +11,7 @@ const CpuFeatures& cpu_features() {
     found.avx2_fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     found.avx512 = found.avx2_fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    found.avx512_vnni = found.avx512 && __builtin_cpu_supports("avx512vnni");
 #endif
     return found;
   }();
@@ -21,6 +22,7 @@ std::vector<std::string> cpu_feature_names() {
   std::vector<std::string> names;
   if (cpu_features().avx2_fma) names.insert(names.end(), {"avx2", "fma"});
   if (cpu_features().avx512) names.emplace_back("avx512");
+  if (cpu_features().avx512_vnni) names.emplace_back("avx512vnni");
   return names;
 }
 

@@ -8,8 +8,9 @@
 namespace vqdm::cpu {
 
 struct CpuFeatures {
-  bool avx2_fma = false;  // AVX2 and FMA3, enabled by the operating system
-  bool avx512 = false;    // AVX-512 F, VL, DQ and BW, enabled by the operating system
+  bool avx2_fma = false;     // AVX2 and FMA3, enabled by the operating system
+  bool avx512 = false;       // AVX-512 F, VL, DQ and BW, enabled by the operating system
+  bool avx512_vnni = false;  // and VNNI on 512-bit registers
 };
 
 const CpuFeatures& cpu_features();

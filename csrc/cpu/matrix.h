@@ -5,8 +5,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include "row_math.h"
-
 namespace vqdm::cpu {
 
 enum class DType { kFloat64, kFloat32, kFloat16, kBFloat16 };
@@ -56,7 +54,6 @@ struct Matrix {
   }
 
   void load(int64_t i, int cols, double* out) const {
-    if (dtype == DType::kFloat32 && col_stride == 1) return widen(row<float>(i), cols, out);
     with_row(i, [&](const auto* x) {
       for (int j = 0; j < cols; ++j) out[j] = double(x[j * col_stride]);
     });

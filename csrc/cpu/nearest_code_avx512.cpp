@@ -1,31 +1,32 @@
 // Compiled with AVX-512 F/VL/DQ/BW; called only where cpu_features() finds them.
 
-#include <immintrin.h>
-
-#include "nearest_code_filter.h"
+#include "avx512_vectors.h"
+#include "nearest_code_scan.h"
+#include "row_math_loops.h"
 
 namespace vqdm::cpu {
 namespace {
 
-struct Avx512 {
-  static constexpr int kLanes = 16;
-  __m512 value;
-
-  static Avx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static Avx512 broadcast(float x) { return {_mm512_set1_ps(x)}; }
-  static Avx512 fma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
-  static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.value, b.value)}; }
-  static Avx512 add(Avx512 a, Avx512 b) { return {_mm512_add_ps(a.value, b.value)}; }
-  static Avx512 min(Avx512 a, Avx512 b) { return {_mm512_min_ps(a.value, b.value)}; }
-  static Avx512 max(Avx512 a, Avx512 b) { return {_mm512_max_ps(a.value, b.value)}; }
-  static void keep_smaller(Avx512 a, Avx512 best, int32_t panel, int32_t* panels) {
-    _mm512_mask_storeu_epi32(panels, _mm512_cmp_ps_mask(a.value, best.value, _CMP_LT_OQ), _mm512_set1_epi32(panel));
-  }
-  void store(float* p) const { _mm512_storeu_ps(p, value); }
+struct Avx512 : Avx512Scores {
+  using Words = __m512;
+  using Sum = __m512;
+  static Words load_words(const int32_t* p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
+  static Words broadcast(const int32_t* p) { return _mm512_castsi512_ps(_mm512_set1_epi32(*p)); }
+  static Sum start(Words x, Words code) { return _mm512_mul_ps(x, code); }
+  static Sum add(Words x, Words code, Sum sum) { return _mm512_fmadd_ps(x, code, sum); }
+  static Vec finish(Sum sum, const float*, Vec bias) { return _mm512_add_ps(sum, bias); }
 };
 
 }  // namespace
 
-const NearestCodeFilter kNearestCodeAvx512 = {"avx512", 16, 4, scan_panels<Avx512, 4>, score_one_panel<Avx512, 4>};
+const NearestCodeFilter kNearestCodeAvx512 = {"avx512",
+                                              WordFormat::kFloat32,
+                                              16,
+                                              4,
+                                              scan_panels<Avx512, 4>,
+                                              find_in_panels<Avx512, 4>,
+                                              select_lanes<Avx512>,
+                                              kRowMath<Avx512Doubles>,
+                                              nullptr};
 
 }  // namespace vqdm::cpu

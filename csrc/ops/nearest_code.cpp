@@ -7,6 +7,8 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -23,6 +25,8 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+constexpr int64_t kGrainElements = 16384;
 
 cpu::DType dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
@@ -56,24 +60,31 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
     }
     search_of_head.push_back(searches[found->second].get());
   }
+  // Panels to a thread at a time: what is less than that is not worth waking one for.
+  const int64_t grain = 1 + kGrainElements / (shapes.d * 64);
   for (auto& search : searches) {
-    torch::stable::parallel_for(0, search->num_panels(), 4,
-                                [&](int64_t begin, int64_t end) { search->pack(begin, end); });
-    search->finish_packing();
+    const int64_t panels = search->num_panels();
+    torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) { search->measure(begin, end); });
+    search->settle();
+    torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) { search->pack(begin, end); });
+    search->finish();
   }
 
-  // Rows are independent, so how they are cut into blocks changes the time alone.
+  // Rows are independent, so how they are cut into blocks, and who takes which, changes the time alone.
   const int64_t threads = torch::stable::get_num_threads(), most = searches[0]->max_block_rows();
   int64_t blocks = (shapes.N + most - 1) / most;
   if (shapes.num_heads < threads) blocks = (blocks + threads - 1) / threads * threads;
   const int64_t tiles = (shapes.N + cpu::kTileRows - 1) / cpu::kTileRows;
   const int64_t rows = (tiles + blocks - 1) / blocks * cpu::kTileRows;
   blocks = (shapes.N + rows - 1) / rows;
-  torch::stable::parallel_for(0, shapes.num_heads * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t job = begin; job < end; ++job) {
+  const int64_t jobs = shapes.num_heads * blocks;
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, std::min(threads, jobs), 1, [&](int64_t, int64_t) {
+    cpu::NearestCodeSearch::Workspace work;
+    for (int64_t job = next++; job < jobs; job = next++) {
       const int64_t h = job / blocks, first = job % blocks * rows;
       search_of_head[h]->search(matrix_at(z, shapes.z_offset[h], z.stride(-2), z.stride(-1)), first,
-                                std::min(first + rows, shapes.N), dist2 + h * shapes.N, indices + h * shapes.N);
+                                std::min(first + rows, shapes.N), dist2 + h * shapes.N, indices + h * shapes.N, work);
     }
   });
 }

@@ -52,7 +52,7 @@ def test_this_machine():
     assert diagnosis["versions"]["vqdm_cuda"] == __version__
     assert diagnosis["versions"]["torch"] == torch.__version__
     assert diagnosis["versions"]["numpy"] == np.__version__
-    assert diagnosis["build"]["cpu_kernel"] in ("avx512", "avx2", "portable")
+    assert diagnosis["build"]["cpu_kernel"] in ("avx512vnni", "avx512", "avx2", "portable")
     assert diagnosis["runs"]["cpu"].startswith(diagnosis["build"]["cpu_kernel"])
     assert diagnosis["torch_cuda"] == torch.version.cuda
     assert diagnosis["photos_missing"] == []

@@ -1,0 +1,49 @@
+// Exact distances of single (row, code) pairs, collected over a block of rows and computed kPairs at a time.
+
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "code_table.h"
+#include "row_math.h"
+
+namespace vqdm::cpu {
+
+struct Best {
+  static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  double dist2 = std::numeric_limits<double>::infinity();
+  int64_t index = kNone;  // gives way even to a code at an infinite distance
+};
+
+class ExactBatch {
+ public:
+  ExactBatch(const CodeTable& codes, const RowMath& math, const Matrix& z);
+
+  // Lets codes [first, last), but excluded ones, compete for `best` of row i of z. Takes effect with flush() at last.
+  void add(int64_t i, int64_t first, int64_t last, Best* best) {
+    for (int64_t k = first; k < last; ++k) {
+      if (!codes_.excluded(k)) add(i, k, best);
+    }
+  }
+  void flush();
+
+ private:
+  void add(int64_t i, int64_t k, Best* best);
+
+  const CodeTable& codes_;
+  const RowMath& math_;
+  const Matrix& z_;
+  const bool direct_;  // contiguous float32 rows are read where they stand, others are widened first
+  int count_ = 0;
+  int64_t k_[kPairs];
+  Best* best_[kPairs];
+  const float *z_floats_[kPairs] = {}, *e_floats_[kPairs] = {};
+  const double *z_doubles_[kPairs] = {}, *e_doubles_[kPairs] = {};
+  int64_t last_row_ = -1;
+  int last_slot_ = 0;
+  std::vector<double> rows_, code_rows_;  // [kPairs + 1, d], [kPairs, d]
+};
+
+}  // namespace vqdm::cpu

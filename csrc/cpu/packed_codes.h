@@ -1,0 +1,51 @@
+// The codes of a survey in the words of one filter, and the bound on that filter's error.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "aligned_buffer.h"
+#include "code_survey.h"
+#include "nearest_code_filter.h"
+#include "nearest_code_format.h"
+
+namespace vqdm::cpu {
+
+// What is known of a row before the filter.
+struct RowPlan {
+  bool valid = false;       // finite, and there is a code to choose
+  bool exact_only = false;  // magnitudes outside what the filter can bound
+  float margin = 0;         // a code whose score exceeds the smallest by more than this cannot win
+};
+
+class PackedCodes {
+ public:
+  PackedCodes(const CodeTable& codes, const CodeSurvey& survey, const NearestCodeFilter& filter);
+
+  // Packs panels [begin, end) of a settled survey; ranges may run in parallel. Then settle() once.
+  void pack(int64_t begin, int64_t end);
+  void settle();
+
+  // Writes row i of z to column r of a tile: words [steps][kTileRows] and a factor. scratch: 2 padded(d) doubles.
+  RowPlan encode_row(const Matrix& z, int64_t i, int32_t* words, float* factor, double* scratch) const;
+
+  const NearestCodeFilter& filter() const { return filter_; }
+  int d() const { return codes_.d; }
+  int64_t num_panels() const { return survey_.num_panels(); }
+  int64_t steps() const { return coder_.steps(); }
+  int64_t panel_words() const { return steps() * filter_.panel_width(); }
+  CodePanels panels() const { return {words_.data(), survey_.bias(), steps()}; }
+
+ private:
+  const CodeTable& codes_;
+  const CodeSurvey& survey_;
+  const NearestCodeFilter& filter_;
+  const WordCoder coder_;
+  const double inverse_unit_;
+  AlignedBuffer<int32_t> words_;    // [num_panels, steps, W]
+  std::vector<double> residuals2_;  // [num_panels] maxima of ||e' * unit - what its words stand for||^2
+  double residual_ = 0;
+};
+
+}  // namespace vqdm::cpu
