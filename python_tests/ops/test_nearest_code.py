@@ -9,8 +9,6 @@ import zlib
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import cases
@@ -320,6 +318,7 @@ def test_codes_and_rows_of_very_different_norms(decades: int, K: int, d: int) ->
         assert_exact(z, e * factor)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("d", [33_001, 66_000])
 def test_more_dimensions_than_a_16_bit_integer_counts(d: int) -> None:
     z, e = normal(7, d), normal(70, d, seed=1)
@@ -363,13 +362,9 @@ def test_more_than_two_to_the_32_pairs() -> None:
 # ---- properties ----
 
 
-<<<<<<< HEAD
 @pytest.mark.cpu_only
-@pytest.mark.parametrize("kernel", ["portable", "avx2", "avx512"])
-=======
-@pytest.mark.parametrize("kernel", ["portable", "avx2", "avx512", "avx512vnni"])
->>>>>>> cpu-search
-def test_every_cpu_kernel_gives_the_same_bits(kernel: str, tmp_path) -> None:
+@pytest.mark.parametrize("wanted", ["portable", "avx2", "avx512", "avx512vnni"])
+def test_every_cpu_kernel_gives_the_same_bits(wanted: str, tmp_path) -> None:
     """A fresh process per kernel, as the choice is made once; a kernel the processor lacks falls to the next."""
     program = """
 import sys, torch
@@ -400,9 +395,9 @@ print(build_info()["cpu_kernel"])
         with np.load(out) as data:
             return ran.stdout.strip(), [data[key] for key in data.files]
 
-    used, answers = run(kernel)
-    if kernel in ("portable", *build_info()["cpu_features"]):  # type: ignore[misc]
-        assert used == kernel
+    used, answers = run(wanted)
+    if wanted in ("portable", *build_info()["cpu_features"]):  # type: ignore[misc]
+        assert used == wanted
     _, expected = run("portable")
     assert all(np.array_equal(a, b) for a, b in zip(answers, expected, strict=True))
 
