@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 import simt
 from cases import NO_SIMT
+from vqdm_cuda import code_sums, nearest_code
 
 pytestmark = NO_SIMT
 
@@ -21,7 +23,10 @@ FAULTS = {
     "divergent_barrier": "divergent barrier: threads wait at faults.cpp:[0-9]+ and at faults.cpp:[0-9]+",
     "barrier_not_reached_by_all": "divergent barrier: it waits at faults.cpp",
     "divergent_shuffle": "divergent warp operation: it waits at faults.cpp",
-    "copy_read_too_early": "is read before it is written",
+    "copy_read_too_early": "is touched while a copy to it is under way",
+    "copy_over_what_is_read": "a race: .* with no barrier between|while a copy to it is under way",
+    "copy_waited_for_by_nobody": "is touched while a copy to it is under way",
+    "reader_after_other_readers": "a race: .* with no barrier between",
 }
 
 
@@ -64,6 +69,20 @@ def test_sound_kernels_pass(schedule: str, seed: int) -> None:
     assert module.run_fault("sound_within_warps") == (threads ^ 1).tolist()
     assert module.run_fault("sound_copy") == [4] * 128
     assert module.run_fault("sound_votes") == [1] * 128
+
+
+def test_operators_go_to_the_cuda_kernels_within_and_not_beyond(monkeypatch) -> None:
+    monkeypatch.setenv("VQDM_CUDA_KERNEL", "no such kernel")  # which the CPU kernels do not look at
+    z, beyond = torch.zeros(2, 1), torch.tensor([0, 5])
+    for _ in range(2):
+        with simt.kernels():
+            with pytest.raises(ValueError, match="expected VQDM_CUDA_KERNEL to be portable or tensor_core"):
+                nearest_code(z, z)
+            with pytest.raises(RuntimeError, match=r"simt: .* expected indices in \[0, num_codes\)"):
+                code_sums(z, beyond, 2)
+        assert nearest_code(z, z)[1].tolist() == [0, 0]
+        with pytest.raises(ValueError, match="got values from 0 to 5"):
+            code_sums(z, beyond, 2)
 
 
 def test_every_fault_is_tested() -> None:
@@ -120,7 +139,7 @@ def test_fragment_product(bfloat16: bool) -> None:
     assert got == [expected[place] for place in places]
 
 
-def test_fragment_product_rounds_toward_zero_and_within_the_bound_of_the_filter() -> None:
+def test_fragment_product_is_inexact_and_within_the_bound_of_the_filter() -> None:
     """|error| <= 18 2^-23 of the largest partial sum: what nearest_code_tensor_core.cuh allows for 16 dimensions."""
     generator = np.random.default_rng(1)
     worst = 0.0

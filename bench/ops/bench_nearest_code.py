@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from bench import harness
+from bench.ops import nearest_code_on_gpu
 from vqdm_cuda import _C, build_info, nearest_code, reference
 
 CASES = {  # name: (N, K, d)
@@ -40,33 +41,32 @@ def implementations(z: Tensor, e: Tensor) -> dict[str, Callable[[], object]]:
             [torch.addmm(e.square().sum(1), part, e.T, alpha=-2).argmin(1) for part in z.split(rows)]
         ),
     }
-    if not z.is_cuda:
-        import faiss
-        from sklearn.metrics import pairwise_distances_argmin
+    import faiss
+    from sklearn.metrics import pairwise_distances_argmin
 
-        z_array, e_array = z.numpy(), e.numpy()
-        calls["faiss"] = lambda: torch.from_numpy(faiss.knn(z_array, e_array, 1)[1][:, 0])
-        calls["scikit-learn"] = lambda: torch.from_numpy(pairwise_distances_argmin(z_array, e_array))
+    z_array, e_array = z.numpy(), e.numpy()
+    calls["faiss"] = lambda: torch.from_numpy(faiss.knn(z_array, e_array, 1)[1][:, 0])
+    calls["scikit-learn"] = lambda: torch.from_numpy(pairwise_distances_argmin(z_array, e_array))
     return calls
 
 
-def bench_case(case: str, device: str, threads: int, seconds: float) -> list[dict[str, object]]:
+def bench_case(case: str, threads: int, seconds: float) -> list[dict[str, object]]:
     N, K, d = CASES[case]
     generator = torch.Generator().manual_seed(0)
-    z, e = (torch.randn(count, d, generator=generator).to(device) for count in (N, K))
+    z, e = (torch.randn(count, d, generator=generator) for count in (N, K))
     calls = implementations(z, e)
     nearest_code(z[:100], e[:100])  # what a first call starts (threads, libraries) is not the search's
-    memory = harness.peak_extra_bytes(calls[harness.OURS]) if device == "cpu" else None
-    peak = _C.fma_peak_gflops(milliseconds=200, threads=threads) if device == "cpu" else None
+    memory = harness.peak_extra_bytes(calls[harness.OURS])
+    peak = _C.fma_peak_gflops(milliseconds=200, threads=threads)
     exact = nearest_code(z, e)[1]
     wrong = {name: int((torch.as_tensor(call()) != exact).sum()) for name, call in calls.items()}
-    times = harness.interleaved(calls, seconds=seconds, device=device)
+    times = harness.interleaved(calls, seconds=seconds)
     few = z[:REFERENCE_ROWS]
     reference_times = harness.interleaved({"reference": lambda: reference.nearest_code(few, e)}, seconds=0)
     times["reference"] = [ms * N / REFERENCE_ROWS for ms in reference_times["reference"]]
     wrong["reference"] = int((reference.nearest_code(few, e)[1] != exact[:REFERENCE_ROWS]).sum())
 
-    common = {"op": "nearest_code", "case": case, "N": N, "K": K, "d": d, "dtype": "float32", "device": device,
+    common = {"op": "nearest_code", "case": case, "N": N, "K": K, "d": d, "dtype": "float32", "device": "cpu",
               "threads": threads}  # fmt: skip
     rows = harness.rows(common, times)
     for row in rows:
@@ -74,8 +74,8 @@ def bench_case(case: str, device: str, threads: int, seconds: float) -> list[dic
         if row["implementation"] == harness.OURS:
             gflops = 2e-6 * N * K * d / float(str(row["median_ms"]))
             row["gflops"] = round(gflops, 1)
-            row["fma_peak_gflops"] = peak and round(peak, 1)
-            row["percent_of_peak"] = peak and round(100 * gflops / peak, 1)
+            row["fma_peak_gflops"] = round(peak, 1)
+            row["percent_of_peak"] = round(100 * gflops / peak, 1)
             row["peak_extra_bytes"] = memory
         if row["implementation"] == "reference":
             row["scaled_from_rows"] = REFERENCE_ROWS
@@ -88,13 +88,15 @@ def bench_case(case: str, device: str, threads: int, seconds: float) -> list[dic
 @click.option("--out", default="bench/results", type=click.Path(path_type=Path))
 def main(seconds: float, device: str, out: Path) -> None:
     info = build_info()
+    if device == "cuda":
+        return nearest_code_on_gpu.main(seconds, out)
     print(f"{harness.machine()}, commit {harness.commit()}, torch {torch.__version__}, kernel {info['cpu_kernel']}")
     most = torch.get_num_threads()
     results = []
-    for threads in sorted({most, 1}, reverse=True) if device == "cpu" else [most]:
+    for threads in sorted({most, 1}, reverse=True):
         _set_threads(threads)
         for case in CASES:
-            rows = bench_case(case, device, threads, seconds)
+            rows = bench_case(case, threads, seconds)
             results += rows
             N, K, d = CASES[case]
             print(f"\n{case}: N = {N}, K = {K}, d = {d}, {threads} thread{'s' * (threads > 1)}")
@@ -103,12 +105,11 @@ def main(seconds: float, device: str, out: Path) -> None:
                     f"  {row['implementation']:20} {row['median_ms']:>12.2f} ms   x {row['ratio']:<9.2f} "
                     f"wrong indices {row['wrong_indices']}"
                 )
-            if device == "cpu":
-                ours = rows[0]
-                print(
-                    f"  {ours['gflops']} GFLOP/s, {ours['percent_of_peak']} % of the {ours['fma_peak_gflops']} of "
-                    f"fused multiply-adds, peak extra memory {int(str(ours['peak_extra_bytes'])) / 2**20:.1f} MB"
-                )
+            ours = rows[0]
+            print(
+                f"  {ours['gflops']} GFLOP/s, {ours['percent_of_peak']} % of the {ours['fma_peak_gflops']} of "
+                f"fused multiply-adds, peak extra memory {int(str(ours['peak_extra_bytes'])) / 2**20:.1f} MB"
+            )
     _set_threads(most)
     print(f"\nwritten to {harness.write(results, out, 'nearest_code')}")
 

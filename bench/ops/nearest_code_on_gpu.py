@@ -7,6 +7,7 @@ larger of the tensor-core, epilogue, L2 and memory times of one half-precision p
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -100,8 +101,20 @@ def bench_case(case: str, seconds: float) -> list[dict[str, object]]:
     rows = harness.rows(common, times)
     for row in rows:
         row["wrong_indices"] = wrong.get(str(row["implementation"]), 0)
+        if row["implementation"] == "reference":
+            row["scaled_from_rows"] = REFERENCE_ROWS
         if row["implementation"] == harness.OURS:
             row["peak_extra_bytes"] = memory
             row["floor_us"] = floor
             row["times_floor"] = None if floor is None else round(1e3 * float(str(row["median_ms"])) / floor, 2)
     return rows
+
+
+def main(seconds: float, out: Path) -> None:
+    print(f"{harness.machine()}, commit {harness.commit()}, torch {torch.__version__}")
+    results = []
+    for case, (N, K, d) in CASES.items():
+        rows = bench_case(case, seconds)
+        harness.print_rows(f"{case}: N = {N}, K = {K}, d = {d}", rows, "wrong_indices", "floor_us", "times_floor")
+        results += rows
+    print(f"\nwritten to {harness.write(results, out, 'nearest_code')}")

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 
 #include "nearest_code.h"
 #include "nearest_code_codes.cuh"
@@ -10,7 +11,8 @@
 namespace vqdm::cuda {
 namespace {
 
-constexpr int kBlocksPerProcessor = 4;  // persistent blocks of a filter; any number is right
+constexpr int kBlocksPerProcessor = 2;  // of a filter, at a time: what its registers leave room for
+constexpr int kPrologueTiles = 4;       // preparing a tile of rows costs about as much as so many tiles of codes
 
 int64_t up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -18,8 +20,20 @@ int64_t up(int64_t a, int64_t b) {
 
 bool uses_tensor_cores(const NearestCodeParams& params, NearestCodePath path) {
   const int steps = int(up(params.d, 16));
-  return path != NearestCodePath::kPortable && params.d <= (1 << 12) &&
+  return path == NearestCodePath::kFastest && params.d <= (1 << 12) &&
          tensor_core_shared_bytes(steps) <= simt::max_shared_bytes();
+}
+
+// The number of splits with which the last round of blocks has least to wait for. Any number is right.
+int splits_of_first_pass(const Problem& p, int64_t row_tiles) {
+  int best = 1;
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (int splits = 1; splits <= std::min<int64_t>(kMaxSplits, p.num_tiles); ++splits) {
+    const int64_t rounds = up(row_tiles * splits, p.num_workers);
+    const int64_t cost = rounds * (up(p.num_tiles, splits) + kPrologueTiles);
+    if (cost < least) best = splits, least = cost;
+  }
+  return best;
 }
 
 // Lays the workspace out; with a null workspace, only measures it.
@@ -39,8 +53,8 @@ Problem problem_of(const NearestCodeParams& params, bool tensor_cores, void* wor
   p.in_double = params.z.dtype == DType::kFloat64 || params.e.dtype == DType::kFloat64;
   p.both_float32 = params.z.dtype == DType::kFloat32 && params.e.dtype == DType::kFloat32;
   p.num_workers = int64_t(std::max(1, simt::num_multiprocessors())) * kBlocksPerProcessor;
-  const int64_t row_tiles = p.num_groups * up(p.rows, kPortableRows);
-  p.records_per_group = p.rows * std::clamp<int64_t>(2 * p.num_workers / row_tiles, 1, kMaxSplits);
+  p.num_splits = splits_of_first_pass(p, p.num_groups * up(p.rows, tensor_cores ? kTensorRows : kPortableRows));
+  p.records_per_group = p.rows * p.num_splits;
 
   bytes = 0;
   const auto take = [&]<typename T>(T*& pointer, int64_t count) {
@@ -80,10 +94,9 @@ cudaError_t nearest_code(const NearestCodeParams& params, NearestCodePath path, 
     }
   };
   const auto decide_pass = [&](int pass, int tile_rows, int list) {
-    // Lists are as short as the first pass made them: the blocks that find nothing to do end at once.
-    const int64_t most = p.num_groups * up(p.rows, kRowsPerDecideBlock), few = 4 * p.num_workers;
-    then(decide, pass == 0 ? std::min(most, int64_t(1) << 30) : std::min(most, few), kDecideThreads, 0, pass, tile_rows,
-         list);
+    // How long a list is, the host does not know: few blocks, which end at once where they find nothing.
+    const int64_t most = std::min(p.num_groups * up(p.rows, kRowsPerDecideBlock), int64_t(1) << 30);
+    then(decide, pass == 0 ? most : std::min(most, 8 * p.num_workers), kDecideThreads, 0, pass, tile_rows, list);
   };
   const auto filter_blocks = [&](int tile_rows) {
     const int64_t items = p.num_groups * up(p.rows, tile_rows) * std::min<int64_t>(kMaxSplits, p.num_tiles);

@@ -43,13 +43,14 @@ struct NearestCodeParams {
   int64_t* indices;  // [heads..., N] out
 };
 
-enum class NearestCodePath { kFastest, kPortable, kTensorCore };
+// kFastest is by tensor cores, but where d is too large for the device's shared memory.
+enum class NearestCodePath { kFastest, kPortable };
 
 // What nearest_code() needs of device memory: O(N + K d).
 int64_t nearest_code_workspace_bytes(const NearestCodeParams& params, NearestCodePath path);
 
 // Enqueues the kernels on `stream` and returns without synchronising. `workspace` is aligned to 16 bytes and stays
-// untouched by others until the kernels are through. kTensorCore where d is too large for it is taken for kPortable.
+// untouched by others until the kernels are through.
 cudaError_t nearest_code(const NearestCodeParams& params, NearestCodePath path, void* workspace, cudaStream_t stream);
 
 }  // namespace vqdm::cuda

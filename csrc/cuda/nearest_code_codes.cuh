@@ -20,7 +20,7 @@ inline int pack_shared_bytes() {
 // Centre: the mean of a sample. Scale: the power of two that brings the sample's typical norm to about one, where
 // typical is the geometric mean, which a few outliers hardly move. Any centre and scale give right answers; good ones
 // make the bound tight. One block per group. Also sets the facts to what pack_codes() adds to.
-__global__ void measure_codes(Problem p) {
+static __global__ void measure_codes(Problem p) {
   const int64_t group = simt::block_index(), e = e_offset(p, group);
   const int lane = simt::lane_index(), warp = simt::warp_index();
   simt::SharedMemory memory;
@@ -106,7 +106,7 @@ __device__ inline int64_t packed_word(int depth_steps, int64_t tile, int c, int 
 }
 
 // One block per group and tile; a few lanes for each code.
-__global__ void pack_codes(Problem p, bool for_tensor_cores) {
+static __global__ void pack_codes(Problem p, bool for_tensor_cores) {
   const int64_t group = simt::block_index() / p.num_tiles, tile = simt::block_index() % p.num_tiles;
   const int lanes = lanes_per_vector(p.d), own = simt::thread_index() % lanes;
   CodeFacts& facts = p.facts[group];

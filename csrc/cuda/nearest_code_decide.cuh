@@ -14,9 +14,11 @@ inline constexpr int kDecideThreads = 128;
 inline constexpr int kRowsPerWarp = 8;
 inline constexpr int kRowsPerDecideBlock = kDecideThreads / 32 * kRowsPerWarp;
 inline constexpr int kExactThreads = 256;
+inline constexpr int kExactRows = 8;    // at the most, that a block takes through the codebook together
+inline constexpr int kExactChunk = 32;  // dimensions of these rows in shared memory at a time
 
 inline int exact_shared_bytes() {
-  return 2 * kExactThreads * int(sizeof(double)) + int(sizeof(int)) * 4;
+  return (kExactRows * kExactChunk + 2 * kExactThreads) * int(sizeof(double)) + kExactRows * int(sizeof(int64_t));
 }
 
 struct Best {
@@ -92,9 +94,8 @@ __device__ inline unsigned half_warp_ballot(bool predicate) {
   return simt::ballot(predicate) >> (simt::lane_index() & 16) & 0xffffu;
 }
 
-struct Choice {
-  int64_t index;  // -1: no answer, -2: open
-};
+// What stands for a row's code where it has none: a row without an answer, and one that is not decided.
+inline constexpr int64_t kNoAnswer = -1, kOpen = -2;
 
 // Calls f(k) on each lane for the codes k that may win, or -1 where a lane has none. All lanes call f together.
 template <typename F>
@@ -117,8 +118,8 @@ __device__ void for_each_candidate(const Problem& p, int64_t group, const Record
   }
 }
 
-// The row's code, by its 16 lanes.
-__device__ inline Choice choose(const Problem& p, int64_t group, int64_t row, int64_t at, int splits, bool exists) {
+// The row's code, kNoAnswer or kOpen, by its 16 lanes.
+__device__ inline int64_t choose(const Problem& p, int64_t group, int64_t row, int64_t at, int splits, bool exists) {
   const int own = simt::lane_index() % 16;
   const float margin = exists ? p.margin[group * p.rows + row] : NAN;
   const bool decidable = margin < INFINITY;
@@ -164,78 +165,119 @@ __device__ inline Choice choose(const Problem& p, int64_t group, int64_t row, in
     }
     if (!clear) index = best.index;
   }
-  if (!exists || isnan(margin)) return {-1};
-  return {decidable && !open ? index : -2};
+  if (!exists || isnan(margin)) return kNoAnswer;
+  return look ? index : kOpen;
 }
 
-// Decides the rows of a pass; what stays open goes to list `pass`, or past the first decision (the margin is infinite,
-// no filter will help) at once to the last.
-__global__ void __launch_bounds__(kDecideThreads) decide(Problem p, int pass, int tile_rows, int list) {
-  const int lane = simt::lane_index(), warp = simt::warp_index();
-  for (int64_t group = 0; group < p.num_groups; ++group) {
-    const int64_t count = pass_rows(p, group, pass);
-    if (count == 0) continue;
-    const int splits = num_splits(p, count, tile_rows);
-    for (int64_t first = (simt::block_index() * (kDecideThreads / 32) + warp) * kRowsPerWarp; first < count;
-         first += simt::num_blocks() * kRowsPerDecideBlock) {
-      int64_t mine = -1;  // what lane i < kRowsPerWarp has got for row first + i
-      for (int i = 0; i < kRowsPerWarp; i += 2) {
-        const int64_t at = first + i + lane / 16;
-        const bool exists = at < count;
-        const int64_t row = exists ? pass_row(p, group, pass, at) : 0;
-        const int64_t index = choose(p, group, row, at, splits, exists).index;
-        const int64_t of_lane = simt::shuffle(index, lane % 2 * 16);
-        if (lane / 2 == i / 2) mine = of_lane;
-      }
-      // One lane for a row: D of its code, as it will be returned.
-      const int64_t at = first + lane;
-      if (lane >= kRowsPerWarp || at >= count) continue;
-      const int64_t row = pass_row(p, group, pass, at), out = output_row(p, group, row);
-      if (mine == -2) {
-        const int to = p.margin[group * p.rows + row] < INFINITY ? list : 1;
-        p.open[to][group * p.rows + simt::atomic_add(&p.facts[group].num_open[to], 1)] = row;
-      } else if (mine == -1) {
-        write_answer(p, out, NAN, 0);
-      } else {
-        const int64_t e = e_offset(p, group) + mine * p.e.row_stride;
-        write_answer(p, out, exact_dist2(p, z_offset(p, group, row), e, load_bias(p, group, mine)), mine);
-      }
+// Decides the rows of a pass. What stays open goes to `list`; where the margin is infinite, so that no filter will
+// help, to the last list at once.
+static __global__ void __launch_bounds__(kDecideThreads) decide(Problem p, int pass, int tile_rows, int list) {
+  const int lane = simt::lane_index();
+  const auto items = [](int64_t count) { return divide_up(count, kRowsPerDecideBlock); };
+  Cursor cursor;
+  int64_t within = 0;
+  for (int64_t number = simt::block_index(); find_item(p, pass, number, items, cursor, within);
+       number += simt::num_blocks()) {
+    const int64_t group = cursor.group, count = pass_rows(p, group, pass);
+    const int splits = num_splits(p, pass, count, tile_rows);
+    const int64_t first = within * kRowsPerDecideBlock + simt::warp_index() * kRowsPerWarp;
+    int64_t mine = kNoAnswer;  // of row first + lane, for lane < kRowsPerWarp
+    for (int i = 0; i < kRowsPerWarp; i += 2) {
+      const int64_t at = first + i + lane / 16;
+      const bool exists = at < count;
+      const int64_t row = exists ? pass_row(p, group, pass, at) : 0;
+      const int64_t of_lane = simt::shuffle(choose(p, group, row, at, splits, exists), lane % 2 * 16);
+      if (lane / 2 == i / 2) mine = of_lane;
+    }
+    // One lane for a row: D of its code, as it will be returned.
+    const int64_t at = first + lane;
+    if (lane >= kRowsPerWarp || at >= count) continue;
+    const int64_t row = pass_row(p, group, pass, at), out = output_row(p, group, row);
+    if (mine == kOpen) {
+      const int to = p.margin[group * p.rows + row] < INFINITY ? list : 1;
+      p.open[to][group * p.rows + simt::atomic_add(&p.facts[group].num_open[to], 1)] = row;
+    } else if (mine == kNoAnswer) {
+      write_answer(p, out, NAN, 0);
+    } else {
+      const int64_t e = e_offset(p, group) + mine * p.e.row_stride;
+      write_answer(p, out, exact_dist2(p, z_offset(p, group, row), e, load_bias(p, group, mine)), mine);
     }
   }
 }
 
-// All codes of the rows that both decisions left open, one block for a row.
-__global__ void __launch_bounds__(kExactThreads) search_exactly(Problem p) {
+// All codes of the rows that both decisions left open. A thread takes every 256th code, and computes its D to all rows
+// of the block's item at once, so that a code is read once for them: a collapsed codebook leaves every row open.
+static __global__ void __launch_bounds__(kExactThreads) search_exactly(Problem p) {
   const int thread = simt::thread_index();
   simt::SharedMemory memory;
+  const auto z_chunk = memory.take<double>(kExactRows * kExactChunk);
   const auto dist2s = memory.take<double>(kExactThreads);
   const auto indices = memory.take<int64_t>(kExactThreads);
-  for (int64_t group = 0; group < p.num_groups; ++group) {
-    const int64_t count = p.facts[group].num_open[1], e = e_offset(p, group);
-    for (int64_t i = simt::block_index(); i < count; i += simt::num_blocks()) {
-      const int64_t row = p.open[1][group * p.rows + i], z = z_offset(p, group, row);
-      Best best{0, -1};
-      for (int64_t k = thread; k < p.K; k += kExactThreads) {
-        const double bias = load_bias(p, group, k);
-        bool valid = is_finite(bias) || bias == -INFINITY;
-        for (int j = 0; j < p.d; ++j) {
-          valid = valid && is_finite(load(p.e, e + k * p.e.row_stride + j * p.e.col_stride));
+  const auto rows = memory.take<int64_t>(kExactRows);
+  const auto rows_per_item = [&](int64_t count) {  // few while there are blocks for all
+    const int64_t wanted = divide_up(count * p.num_groups, simt::num_blocks());
+    return wanted < kExactRows ? wanted : int64_t(kExactRows);
+  };
+  const auto items = [&](int64_t count) { return divide_up(count, rows_per_item(count)); };
+  Cursor cursor;
+  int64_t within = 0;
+  for (int64_t number = simt::block_index(); find_item(p, 2, number, items, cursor, within);
+       number += simt::num_blocks()) {
+    const int64_t group = cursor.group, count = pass_rows(p, group, 2), each = rows_per_item(count);
+    const int64_t first = within * each, left = count - first, e = e_offset(p, group);
+    const int num_rows = int(left < each ? left : each);
+    if (thread < num_rows) rows[thread] = pass_row(p, group, 2, first + thread);
+    simt::sync_threads();
+
+    Best best[kExactRows];
+    for (int r = 0; r < kExactRows; ++r) best[r] = {0, -1};
+    for (int64_t from = 0; from < p.K; from += kExactThreads) {
+      const int64_t k = from + thread;
+      const double bias = k < p.K ? load_bias(p, group, k) : INFINITY;
+      bool valid = is_finite(bias) || bias == -INFINITY;
+      double sums[kExactRows] = {};
+      for (int chunk = 0; chunk < p.d; chunk += kExactChunk) {
+        const int length = p.d - chunk < kExactChunk ? p.d - chunk : kExactChunk;
+        for (int i = thread; i < num_rows * kExactChunk; i += kExactThreads) {
+          const int j = i % kExactChunk;
+          if (j >= length) continue;
+          z_chunk[i] = load(p.z, z_offset(p, group, rows[i / kExactChunk]) + (chunk + j) * p.z.col_stride);
         }
-        if (valid) best = better(best, {exact_dist2(p, z, e + k * p.e.row_stride, bias), k});
+        simt::sync_threads();
+        for (int j = 0; j < length && valid; ++j) {
+          const double e_j = load(p.e, e + k * p.e.row_stride + (chunk + j) * p.e.col_stride);
+          valid = is_finite(e_j);
+#pragma unroll
+          for (int r = 0; r < kExactRows; ++r) {
+            if (r >= num_rows) break;
+            const double difference = z_chunk[r * kExactChunk + j] - e_j;
+            sums[r] += difference * difference;
+          }
+        }
+        simt::sync_threads();  // the chunk is free for the next
       }
-      dist2s[thread] = best.dist2;
-      indices[thread] = best.index;
+      for (int r = 0; r < kExactRows; ++r) {
+        const double dist2 = sums[r] + bias;
+        if (valid && r < num_rows) best[r] = better(best[r], {isnan(dist2) ? INFINITY : dist2, k});
+      }
+    }
+
+    for (int r = 0; r < kExactRows; ++r) {
+      if (r >= num_rows) break;
+      Best own = best[r];
+      dist2s[thread] = own.dist2;
+      indices[thread] = own.index;
       simt::sync_threads();
       for (int half = kExactThreads / 2; half > 0; half /= 2) {
         if (thread < half) {
-          best = better(best, {dist2s[thread + half], indices[thread + half]});
-          dist2s[thread] = best.dist2;
-          indices[thread] = best.index;
+          own = better(own, {dist2s[thread + half], indices[thread + half]});
+          dist2s[thread] = own.dist2;
+          indices[thread] = own.index;
         }
         simt::sync_threads();
       }
       // A row that is open is finite, and there is a code to choose.
-      if (thread == 0) write_answer(p, output_row(p, group, row), best.dist2, best.index);
+      if (thread == 0) write_answer(p, output_row(p, group, rows[r]), own.dist2, own.index);
       simt::sync_threads();  // shared memory is free for the next row
     }
   }

@@ -40,7 +40,7 @@ __device__ inline RowFacts measure_row(const Problem& p, int64_t group, int64_t 
   return {sqrtf(sum_over(lanes, norm2)), 0.0f, all_over(lanes, finite)};
 }
 
-__global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, int pass) {
+static __global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, int pass) {
   const int thread = simt::thread_index();
   const int band = thread / 8, code_group = thread % 8;
   simt::SharedMemory memory;
@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kPortableThreads) filter_portably(Problem p, i
   const auto e_fours = e.as<float4>();
 
   FilterItem item;
-  for (int64_t number = simt::block_index(); filter_item(p, pass, kPortableRows, number, item);
+  Cursor cursor;
+  for (int64_t number = simt::block_index(); find_filter_item(p, pass, kPortableRows, number, cursor, item);
        number += simt::num_blocks()) {
     const CodeFacts facts = p.facts[item.group];
     const float* centre = p.centre + item.group * p.d;

@@ -46,7 +46,8 @@ struct Problem : NearestCodeParams {
   bool in_double;     // z or e is float64: centring takes float64, and scales may leave float32's range
   bool both_float32;  // z and e: the ordinary case, for which loops are written out
   int64_t records_per_group;
-  int64_t num_workers;  // blocks that a filter should have work for
+  int64_t num_workers;  // blocks of a filter that run at a time
+  int num_splits;       // of the first pass
   // In the workspace, group after group:
   CodeFacts* facts;    // [groups]
   float* centre;       // [groups, d]
@@ -124,7 +125,8 @@ __device__ inline int64_t divide_up(int64_t a, int64_t b) {
 
 // How many splits the scan of `count` rows has; the same for the filter that writes records and the kernel that reads
 // them. Any number gives the same answer.
-__device__ inline int num_splits(const Problem& p, int64_t count, int tile_rows) {
+__device__ inline int num_splits(const Problem& p, int pass, int64_t count, int tile_rows) {
+  if (pass == 0) return p.num_splits;
   const int64_t wanted = divide_up(p.num_workers, p.num_groups * divide_up(count, tile_rows));
   const int64_t room = p.records_per_group / count;
   int64_t splits = wanted < room ? wanted : room;
@@ -133,12 +135,38 @@ __device__ inline int num_splits(const Problem& p, int64_t count, int tile_rows)
   return splits < 1 ? 1 : int(splits);
 }
 
-// Rows that a pass is about: all of the group, or those that an earlier pass left open.
+// Rows that a pass is about: all of the group, or those that the decision of an earlier pass left open.
 __device__ inline int64_t pass_rows(const Problem& p, int64_t group, int pass) {
   return pass == 0 ? p.rows : p.facts[group].num_open[pass - 1];
 }
 __device__ inline int64_t pass_row(const Problem& p, int64_t group, int pass, int64_t i) {
   return pass == 0 ? i : p.open[pass - 1][group * p.rows + i];
+}
+
+// Items of work are numbered group after group. The cursor remembers the group of a block's last item, as its next one
+// is never in an earlier group.
+struct Cursor {
+  int64_t group = 0, first_item = 0;
+};
+
+// Sets the cursor to the group of item `number`, and `within` to its number in that group; false where there are fewer
+// items. items(count) is how many a group with `count` rows has.
+template <typename Items>
+__device__ inline bool find_item(const Problem& p, int pass, int64_t number, Items&& items, Cursor& cursor,
+                                 int64_t& within) {
+  if (pass == 0) {  // all groups are alike
+    const int64_t each = items(p.rows);
+    cursor.group = number / each;
+    within = number % each;
+    return cursor.group < p.num_groups;
+  }
+  for (; cursor.group < p.num_groups; ++cursor.group) {
+    const int64_t count = pass_rows(p, cursor.group, pass), each = count == 0 ? 0 : items(count);
+    within = number - cursor.first_item;
+    if (within < each) return true;
+    cursor.first_item += each;
+  }
+  return false;
 }
 
 struct FilterItem {
@@ -147,28 +175,22 @@ struct FilterItem {
   int64_t tile_begin, tile_end;
 };
 
-// The item of work with that number; false when there are fewer.
-__device__ inline bool filter_item(const Problem& p, int pass, int tile_rows, int64_t number, FilterItem& item) {
-  for (int64_t group = 0; group < p.num_groups; ++group) {
-    const int64_t count = pass_rows(p, group, pass);
-    if (count == 0) continue;
-    const int splits = num_splits(p, count, tile_rows);
-    const int64_t items = divide_up(count, tile_rows) * splits;
-    if (number >= items) {
-      number -= items;
-      continue;
-    }
-    const int64_t s = number % splits;
-    item = {group,
-            number / splits * tile_rows,
-            count,
-            int(s),
-            splits,
-            s * p.num_tiles / splits,
-            (s + 1) * p.num_tiles / splits};
-    return true;
-  }
-  return false;
+__device__ inline bool find_filter_item(const Problem& p, int pass, int tile_rows, int64_t number, Cursor& cursor,
+                                        FilterItem& item) {
+  int64_t within = 0;
+  const auto items = [&](int64_t count) { return divide_up(count, tile_rows) * num_splits(p, pass, count, tile_rows); };
+  if (!find_item(p, pass, number, items, cursor, within)) return false;
+  const int64_t count = pass_rows(p, cursor.group, pass);
+  const int splits = num_splits(p, pass, count, tile_rows);
+  const int64_t s = within % splits;
+  item = {cursor.group,
+          within / splits * tile_rows,
+          count,
+          int(s),
+          splits,
+          s * p.num_tiles / splits,
+          (s + 1) * p.num_tiles / splits};
+  return true;
 }
 
 __device__ inline Record& record_of(const Problem& p, const FilterItem& item, int64_t i) {
@@ -234,7 +256,9 @@ __device__ inline float margin_of(const CodeFacts& facts, const RowFacts& row, i
   if (!row.finite || !facts.any_valid) return NAN;
   const float tiny = float(d) * 0x1p-60f;
   const float x = row.norm * 1.001f + tiny, rx = row.residual * 1.001f, e = facts.norm * 1.001f;
-  const float re = code_residual * 1.001f;
+  // The added term covers residuals whose squares are too small for float32, and tensor cores that take numbers below
+  // half precision's smallest normal one, 2^-14, for as large as that when they align addends.
+  const float re = code_residual * 1.001f + float(d) * 0x1p-39f;
   const float reach = x + e;
   const float error = 2.0f * (rx * e + (x + rx) * re) + 2.0f * addition * (x + rx) * (e + re) +
                       0x1p-22f * (facts.packed_bias + e * e + 4.0f * x * e) + tiny * 0x1p-60f * (1.0f + reach);

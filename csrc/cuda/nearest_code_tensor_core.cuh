@@ -75,7 +75,7 @@ __device__ inline RowFacts prepare_row(const Problem& p, int64_t group, int64_t 
   return {norm, usable ? t * sqrtf(residual2) : norm, finite};
 }
 
-__global__ void __launch_bounds__(kTensorThreads, 2) filter_by_tensor_cores(Problem p) {
+static __global__ void __launch_bounds__(kTensorThreads, 2) filter_by_tensor_cores(Problem p) {
   const int thread = simt::thread_index(), lane = simt::lane_index(), warp = simt::warp_index();
   const int warp_row = warp / 2, warp_column = warp % 2, quad_thread = lane % 4;
   simt::SharedMemory memory;
@@ -85,7 +85,8 @@ __global__ void __launch_bounds__(kTensorThreads, 2) filter_by_tensor_cores(Prob
   const auto records = memory.take<float>(5 * 2 * kTensorRows);
 
   FilterItem item;
-  for (int64_t number = simt::block_index(); filter_item(p, 0, kTensorRows, number, item);
+  Cursor cursor;
+  for (int64_t number = simt::block_index(); find_filter_item(p, 0, kTensorRows, number, cursor, item);
        number += simt::num_blocks()) {
     const CodeFacts facts = p.facts[item.group];
     const int lanes = lanes_per_vector(p.d);

@@ -183,8 +183,10 @@ cudaError_t launch(void (*kernel)(Params...), LaunchShape shape, cudaStream_t st
     if (error != cudaSuccess) return error;
   }
   void* arguments[] = {&params...};
-  return cudaLaunchKernel(function, dim3(unsigned(shape.blocks)), dim3(unsigned(shape.threads)), arguments,
-                          size_t(shape.shared_bytes), stream);
+  const cudaError_t error = cudaLaunchKernel(function, dim3(unsigned(shape.blocks)), dim3(unsigned(shape.threads)),
+                                             arguments, size_t(shape.shared_bytes), stream);
+  if (error != cudaSuccess) cudaGetLastError();  // reported here, and not to whoever asks next
+  return error;
 }
 
 // ---- the current device ----

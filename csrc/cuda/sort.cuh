@@ -43,7 +43,7 @@ inline cudaError_t sort_pairs(void* temporary, size_t& bytes, SortBuffers buffer
   return cudaSuccess;
 #else
   return cub::DeviceRadixSort::SortPairs(temporary, bytes, buffers.keys, buffers.sorted_keys, buffers.values,
-                                         buffers.sorted_values, count, 0, bits, stream);
+                                         buffers.sorted_values, uint32_t(count), 0, bits, stream);
 #endif
 }
 

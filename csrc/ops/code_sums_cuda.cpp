@@ -23,6 +23,7 @@ std::tuple<Tensor, Tensor> code_sums(const Tensor& z, const Tensor& indices, int
     throw std::invalid_argument("code_sums: expected fewer than 2^32 rows and codes over all heads");
   }
   const OnDeviceOf device(z);
+  device.require("code_sums", indices);
   cuda::CodeSumsParams params{};
   params.z = operand_of(z, 2);
   params.indices.data = indices.const_data_ptr();

@@ -42,9 +42,17 @@ class OnDeviceOf {
  public:
 #if defined(VQDM_SIMT)
   explicit OnDeviceOf(const torch::stable::Tensor&) {}
+  void require(const char*, const torch::stable::Tensor&) const {}
 #else
   explicit OnDeviceOf(const torch::stable::Tensor& t) : guard_(t.get_device_index()) {
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream_));
+    index_ = t.get_device_index();
+  }
+  // A pointer of another device would spoil this one's context for the whole process.
+  void require(const char* op, const torch::stable::Tensor& t) const {
+    if (!t.is_cuda() || t.get_device_index() != index_) {
+      throw std::invalid_argument(std::string("vqdm::") + op + ": expected all tensors on one device");
+    }
   }
 #endif
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
@@ -52,6 +60,7 @@ class OnDeviceOf {
  private:
 #if !defined(VQDM_SIMT)
   torch::stable::accelerator::DeviceGuard guard_;
+  int64_t index_ = 0;
 #endif
   void* stream_ = nullptr;
 };

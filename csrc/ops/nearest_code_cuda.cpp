@@ -18,13 +18,12 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// VQDM_CUDA_KERNEL=portable|tensor_core asks for one path (for tests); both give the same bits.
-cuda::NearestCodePath path() {
+// VQDM_CUDA_KERNEL=portable leaves out the tensor cores (for tests); both paths give the same bits.
+cuda::NearestCodePath chosen_path() {
   const char* asked = std::getenv("VQDM_CUDA_KERNEL");
   const std::string name = asked == nullptr ? "" : asked;
   if (name == "portable") return cuda::NearestCodePath::kPortable;
-  if (name == "tensor_core") return cuda::NearestCodePath::kTensorCore;
-  if (name.empty()) return cuda::NearestCodePath::kFastest;
+  if (name == "tensor_core" || name.empty()) return cuda::NearestCodePath::kFastest;
   throw std::invalid_argument("nearest_code: expected VQDM_CUDA_KERNEL to be portable or tensor_core, got " + name);
 }
 
@@ -32,6 +31,8 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
   const NearestCodeShapes shapes(z, e, bias);
   if (shapes.K >= (int64_t(1) << 31) - 128) throw std::invalid_argument("vqdm::nearest_code: 2^31 codes or more");
   const OnDeviceOf device(z);
+  device.require("nearest_code", e);
+  if (bias) device.require("nearest_code", *bias);
   cuda::NearestCodeParams params{};
   params.z = operand_of(z, 2);
   params.e = operand_of(e, 2);
@@ -51,8 +52,9 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
   if (dist2.numel() == 0) return {dist2, indices};
   params.dist2 = dist2.mutable_data_ptr();
   params.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
-  const Tensor workspace = workspace_beside(z, cuda::nearest_code_workspace_bytes(params, path()));
-  check_launched("nearest_code", cuda::nearest_code(params, path(), workspace.mutable_data_ptr(), device.stream()));
+  const cuda::NearestCodePath path = chosen_path();
+  const Tensor workspace = workspace_beside(z, cuda::nearest_code_workspace_bytes(params, path));
+  check_launched("nearest_code", cuda::nearest_code(params, path, workspace.mutable_data_ptr(), device.stream()));
   return {dist2, indices};
 }
 

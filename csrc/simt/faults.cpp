@@ -99,6 +99,45 @@ void copy_read_too_early(int* out) {
   }
 }
 
+// The stage of a pipeline is fetched anew before the barrier that says that all have done with it.
+void copy_over_what_is_read(int* out) {
+  alignas(16) static const uint32_t source[4] = {1, 2, 3, 4};
+  SharedMemory memory;
+  const auto stage = memory.take<uint4>(1);
+  if (thread_index() == 0) stage[0] = uint4{};
+  sync_threads();
+  out[thread_index()] = int(stage.as<uint32_t>()[0]);
+  if (thread_index() == 0) copy_async(stage, 0, reinterpret_cast<const uint4*>(source));
+  sync_threads();
+  commit_copies();
+  wait_copies<0>();
+}
+
+void copy_waited_for_by_nobody(int* out) {
+  alignas(16) static const uint32_t source[4] = {1, 2, 3, 4};
+  SharedMemory memory;
+  const auto stage = memory.take<uint4>(1);
+  if (thread_index() == 0) stage[0] = uint4{};
+  sync_threads();
+  if (thread_index() == 0) copy_async(stage, 0, reinterpret_cast<const uint4*>(source));
+  commit_copies();
+  sync_threads();
+  out[thread_index()] = int(stage.as<uint32_t>()[0]);
+}
+
+// Lanes 0 and 1 read before the warp's barrier, lane 2 after it; nothing is between lane 2 and the writer, lane 3.
+void reader_after_other_readers(int* out) {
+  SharedMemory memory;
+  const auto word = memory.take<int>(1);
+  const int t = thread_index();
+  if (t == 0) word[0] = 7;
+  sync_threads();
+  if (t < 2) out[t] = word[0];
+  sync_warp();
+  if (t == 2) out[t] = word[0];
+  if (t == 3) word[0] = 8;
+}
+
 void sound_copy(int* out) {
   alignas(16) static const uint32_t source[4] = {1, 2, 3, 4};
   SharedMemory memory;
@@ -136,6 +175,9 @@ const std::map<std::string, Kernel> kFaults = {
     {"barrier_not_reached_by_all", barrier_not_reached_by_all},
     {"divergent_shuffle", divergent_shuffle},
     {"copy_read_too_early", copy_read_too_early},
+    {"copy_over_what_is_read", copy_over_what_is_read},
+    {"copy_waited_for_by_nobody", copy_waited_for_by_nobody},
+    {"reader_after_other_readers", reader_after_other_readers},
 };
 
 struct MmaParams {

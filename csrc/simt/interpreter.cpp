@@ -49,6 +49,10 @@ struct Warp {
   Site site;
 };
 
+bool same(const Site& a, const Site& b) {
+  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+}
+
 class Interpreter {
  public:
   void set_schedule(Schedule schedule, uint64_t seed) {
@@ -83,7 +87,7 @@ class Interpreter {
     at_barrier_ = 0;
     for (int t = 0; t < num_threads_; ++t) {
       const Site& other = threads_[t]->site;
-      if (other.line() != site.line() || std::strcmp(other.file_name(), site.file_name()) != 0) {
+      if (!same(other, site)) {
         fail("divergent barrier: threads wait at " + describe(other) + " and at " + describe(site));
       }
       make_ready(t);
@@ -98,7 +102,7 @@ class Interpreter {
                  const Site& site) {
     const int w = place_.thread / kWarpSize, lane = place_.thread % kWarpSize;
     Warp& warp = warps_[w];
-    if (warp.arrived > 0 && warp.site.line() != site.line()) {
+    if (warp.arrived > 0 && !same(warp.site, site)) {
       fail("divergent warp operation: lanes of one warp wait at " + describe(warp.site) + " and at " + describe(site));
     }
     warp.site = site;

@@ -7,7 +7,7 @@
 //
 // How tensor cores round is not documented. Measurements (Fasi et al. 2021; Khattak and Mikaitis 2025) find products
 // exact, and addends cut to the 24 bits below the largest of them, with some guard bits, before one sum that is cut
-// again. Here there are no guard bits: a bound that holds here holds there.
+// again, 16, 8 or 4 products at a time. Here there are no guard bits, and 16 products at a time.
 
 #include <algorithm>
 #include <cmath>

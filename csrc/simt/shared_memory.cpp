@@ -18,6 +18,7 @@ struct Moment {
 };
 struct Word {
   uint64_t written_in_block = 0;
+  uint64_t copied_in_block = 0;  // an asynchronous copy is under way
   Moment write, read;
 };
 
@@ -67,6 +68,40 @@ void check(int64_t offset, size_t bytes, const Site& site) {
   }
 }
 
+std::string place_of(size_t word) {
+  return "byte " + std::to_string(word * kWordBytes);
+}
+
+void check_no_copy_under_way(size_t w, const Site& site) {
+  if (shared().words[w].copied_in_block == shared().block) {
+    fail("shared memory: " + place_of(w) + " is touched while a copy to it is under way, at " + describe(site));
+  }
+}
+
+// That nothing unordered has touched the word, which is now overwritten.
+void check_write(size_t w, const Moment& moment, const Site& site) {
+  const Word& word = shared().words[w];
+  for (const Moment& other : {word.write, word.read}) {
+    if (unordered(other, moment)) {
+      fail("shared memory: a race: " + place_of(w) + " was touched by " + name(other) +
+           " and is written with no barrier between, at " + describe(site));
+    }
+  }
+}
+
+// Remembers a reader along with those that nothing has ordered before it.
+void add_reader(Moment& read, const Moment& moment) {
+  if (read.interval != moment.interval) {
+    read = moment;
+  } else if (read.warp != moment.warp) {
+    read.thread = read.warp = kSeveral;
+  } else if (read.warp_interval != moment.warp_interval) {
+    read = moment;
+  } else if (read.thread != moment.thread) {
+    read.thread = kSeveral;
+  }
+}
+
 }  // namespace
 
 void read_shared(int64_t offset, void* value, size_t bytes, const Site& site) {
@@ -75,21 +110,15 @@ void read_shared(int64_t offset, void* value, size_t bytes, const Site& site) {
   const Moment moment = now();
   for (size_t w = offset / kWordBytes; w < (offset + bytes) / kWordBytes; ++w) {
     Word& word = memory.words[w];
+    check_no_copy_under_way(w, site);
     if (word.written_in_block != memory.block) {
-      fail("shared memory: byte " + std::to_string(w * kWordBytes) + " is read before it is written, at " +
-           describe(site));
+      fail("shared memory: " + place_of(w) + " is read before it is written, at " + describe(site));
     }
     if (unordered(word.write, moment)) {
-      fail("shared memory: a race: byte " + std::to_string(w * kWordBytes) + " was written by " + name(word.write) +
+      fail("shared memory: a race: " + place_of(w) + " was written by " + name(word.write) +
            " and is read with no barrier between, at " + describe(site));
     }
-    Moment& read = word.read;
-    if (!unordered(read, moment)) {
-      if (read.interval != moment.interval || read.thread != kSeveral) read = moment;
-    } else {
-      read.thread = kSeveral;
-      if (read.warp != moment.warp) read.warp = kSeveral;
-    }
+    add_reader(word.read, moment);
   }
   std::memcpy(value, memory.bytes + offset, bytes);
 }
@@ -99,15 +128,10 @@ void write_shared(int64_t offset, const void* value, size_t bytes, const Site& s
   SharedMemory& memory = shared();
   const Moment moment = now();
   for (size_t w = offset / kWordBytes; w < (offset + bytes) / kWordBytes; ++w) {
-    Word& word = memory.words[w];
-    for (const Moment& other : {word.write, word.read}) {
-      if (unordered(other, moment)) {
-        fail("shared memory: a race: byte " + std::to_string(w * kWordBytes) + " was touched by " + name(other) +
-             " and is written with no barrier between, at " + describe(site));
-      }
-    }
-    word.written_in_block = memory.block;
-    word.write = moment;
+    check_no_copy_under_way(w, site);
+    check_write(w, moment, site);
+    memory.words[w].written_in_block = memory.block;
+    memory.words[w].write = moment;
   }
   std::memcpy(memory.bytes + offset, value, bytes);
 }
@@ -138,6 +162,11 @@ void shared_warp_barrier(int warp) {
 
 void queue_copy(int64_t offset, const void* from, size_t bytes, const Site& site) {
   check(offset, bytes, site);
+  for (size_t w = offset / kWordBytes; w < (offset + bytes) / kWordBytes; ++w) {
+    check_no_copy_under_way(w, site);
+    check_write(w, now(), site);
+    shared().words[w].copied_in_block = shared().block;
+  }
   shared().copies[place().thread].open.push_back({offset, from, bytes});
 }
 
@@ -150,7 +179,12 @@ void commit_queued_copies() {
 void land_copies(size_t groups_left, const Site& site) {
   auto& groups = shared().copies[place().thread].groups;
   while (groups.size() > groups_left) {
-    for (const QueuedCopy& copy : groups.front()) write_shared(copy.offset, copy.from, copy.bytes, site);
+    for (const QueuedCopy& copy : groups.front()) {
+      for (size_t w = copy.offset / kWordBytes; w < (copy.offset + copy.bytes) / kWordBytes; ++w) {
+        shared().words[w].copied_in_block = 0;
+      }
+      write_shared(copy.offset, copy.from, copy.bytes, site);
+    }
     groups.erase(groups.begin());
   }
 }

@@ -5,6 +5,8 @@
 //                 two threads, __syncwarp() for two of one warp. Found whatever the schedule.
 //   no value      a word is read that no thread of this block has written
 //
+//   copies        a word is touched between the start of an asynchronous copy to it and the wait that ends it
+//
 // Words are four bytes: narrower accesses do not compile.
 
 #pragma once

@@ -215,11 +215,27 @@ def test_an_overflow_less_infinity_counts_as_infinity() -> None:
     assert (dist2.item(), indices.item()) == (float("inf"), 0)
 
 
+def test_codes_so_small_that_their_squares_vanish_beside_a_bias() -> None:
+    """Half precision takes these codes for zero, and float32 the squares of what it lost."""
+    e = torch.full((32, 1), -(2.0**-76))
+    e[20] = 2.0**-76
+    e[1::4], e[3::4] = 2.0**54, -(2.0**54)  # outliers that keep the scale near one
+    bias = torch.full((32,), 2.0**-105)
+    bias[0], bias[20] = 0, 2.0**-111
+    assert_exact(torch.full((3, 1), 2.0**-35), e, bias)
+
+    e = torch.full((64, 1), -(2.0**-476), dtype=torch.float64)
+    e[20] = 2.0**-476
+    bias = torch.full((64,), 2.0**-905, dtype=torch.float64)
+    bias[0], bias[20] = 0, 2.0**-911
+    assert_exact(torch.full((3, 1), 2.0**-435, dtype=torch.float64), e, bias)
+
+
 @pytest.mark.parametrize("outliers", [1, 5, 200])
 def test_outliers_among_codes_and_biases(outliers: int) -> None:
     """A few codes far away must not cost the bound for the others; the answers are the same either way."""
     z, e, bias = normal(300, 6), normal(1500, 6, seed=1), normal(1500, seed=2)
-    far = torch.randperm(1500, generator=torch.Generator().manual_seed(0))[:outliers]
+    far = torch.randperm(1500, generator=torch.Generator().manual_seed(0), device="cpu")[:outliers]
     for factor in (1e3, 1e12, 1e30):
         codes = e.clone()
         codes[far] *= factor

@@ -67,7 +67,18 @@ def two_clusters(z: Tensor, e: Tensor, seed: int) -> Tensor:
     return e
 
 
-FAMILIES = (normal_codes, lattice, duplicates, near_ties, collapsed, outliers, two_clusters)
+def magnitudes_apart(z: Tensor, e: Tensor, seed: int) -> Tensor:
+    """Rows and codes from 2^-80 to 2^60, each of its own size."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def sizes(n: int) -> Tensor:
+        return 2.0 ** torch.randint(-80, 60, (n, 1), generator=generator).double()
+
+    z *= sizes(len(z))
+    return e * sizes(len(e))
+
+
+FAMILIES = (normal_codes, lattice, duplicates, near_ties, collapsed, outliers, two_clusters, magnitudes_apart)
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -101,7 +112,7 @@ CASE = st.fixed_dictionaries(
         "e_dtype": st.sampled_from(DTYPES),
         "z_layout": st.sampled_from(LAYOUTS),
         "e_layout": st.sampled_from(LAYOUTS),
-        "bias": st.sampled_from([None, None, 0.0, 1.0, 1e4]),  # its scale beside the codes'
+        "bias": st.sampled_from([None, None, 0.0, 1.0, 1e4, "powers"]),  # its scale beside the codes'
         "heads": st.sampled_from([((), ()), ((), ()), ((2,), ()), ((2,), (2,)), ((2, 1), (3,))]),  # of z and of e
         "not_finite": st.sampled_from([None, None, None, float("nan"), float("inf"), -float("inf")]),
     }
@@ -119,7 +130,11 @@ def inputs(case: dict) -> tuple[Tensor, Tensor, Tensor | None]:
         e[K // 3, d - 1] = case["not_finite"]
     z = (z * torch.linspace(1, 2, 3)[: z_heads[0], None, None] if z_heads else z).reshape(*z_heads, N, d)
     e = (e + torch.linspace(0, scale, 3)[: e_heads[0], None, None] if e_heads else e).reshape(*e_heads, K, d)
-    bias = None if case["bias"] is None else case["bias"] * scale**2 * drawn(seed + 2, K)
+    bias = None
+    if case["bias"] == "powers":  # each of its own size
+        bias = drawn(seed + 2, K).sign() * scale**2 * 2.0 ** (60 * drawn(seed + 3, K)).round()
+    elif case["bias"] is not None:
+        bias = case["bias"] * scale**2 * drawn(seed + 2, K)
     return case["z_layout"](z.to(case["z_dtype"])), case["e_layout"](e.to(case["e_dtype"])), bias
 
 
