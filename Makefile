@@ -61,15 +61,15 @@ sanitize: $(VENV)/.test
 # On a machine with a GPU: PYTHON names an interpreter that has torch with CUDA, pytest, hypothesis and the build tools;
 # nothing is installed from outside. First whether the results are right, then how fast they come, last what
 # compute-sanitizer finds where it is there (SANITIZE= leaves it out). Results go to $$OUT (default: bench/results).
-GPU := PYTHONPATH=.:train:python_tests $(PYTHON)
 SANITIZE ?= memcheck racecheck initcheck synccheck
+gpu: export PYTHONPATH := .:train:python_tests
 gpu:
 	CUDAARCHS=$${CUDAARCHS:-90a} CMAKE_ARGS="-DVQDM_WITH_CUDA=ON" $(PYTHON) setup.py build_ext --inplace
-	$(GPU) -m pytest -m "not slow" -k "cuda or gpu" python_tests/ops
+	$(PYTHON) -m pytest -m "not slow" -k "cuda or gpu" python_tests/ops
 	for op in nearest_code code_sums quantizer_step; do \
-	  $(GPU) -m bench.ops.bench_$$op --device cuda --seconds 3 --out $${OUT:-bench/results} || exit 1; done
+	  $(PYTHON) -m bench.ops.bench_$$op --device cuda --seconds 3 --out $${OUT:-bench/results} || exit 1; done
 	for tool in $$(command -v compute-sanitizer >/dev/null && echo $(SANITIZE)); do \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(GPU) -m bench.sanitized || exit 1; done
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m bench.sanitized || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info vqdm_cuda/*.so .mypy_cache .ruff_cache .pytest_cache

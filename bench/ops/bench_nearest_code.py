@@ -87,9 +87,14 @@ def bench_case(case: str, threads: int, seconds: float) -> list[dict[str, object
 @click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
 @click.option("--out", default="bench/results", type=click.Path(path_type=Path))
 def main(seconds: float, device: str, out: Path) -> None:
-    info = build_info()
     if device == "cuda":
-        return nearest_code_on_gpu.main(seconds, out)
+        nearest_code_on_gpu.main(seconds, out)
+    else:
+        on_cpu(seconds, out)
+
+
+def on_cpu(seconds: float, out: Path) -> None:
+    info = build_info()
     print(f"{harness.machine()}, commit {harness.commit()}, torch {torch.__version__}, kernel {info['cpu_kernel']}")
     most = torch.get_num_threads()
     results = []
