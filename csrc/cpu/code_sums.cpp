@@ -144,14 +144,14 @@ class Sorted {
                      for (int64_t i = chunks_before(begin); i < chunks_before(end); ++i) {
                        const int64_t first = first_[c] + i * kChunkRows;
                        sum_rows(c, first, std::min(first + kChunkRows, first_[c + 1]), scratch,
-                                &chunk_sums[(chunk_offset[s] + i) * p_.d]);
+                                chunk_sums.data() + (chunk_offset[s] + i) * p_.d);
                      }
                    }
                  });
 
     const DefaultFloatMode mode;
     for (size_t s = 0; s < shared_.size(); ++s) {
-      double* total = &chunk_sums[chunk_offset[s] * p_.d];
+      double* total = chunk_sums.data() + chunk_offset[s] * p_.d;
       for (int64_t i = 1; i < num_chunks(shared_[s]); ++i) add(total + i * p_.d, p_.d, total);
       round_to(total, sums + shared_[s] * p_.d);
     }

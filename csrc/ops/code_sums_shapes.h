@@ -30,7 +30,7 @@ struct CodeSumsShapes {
     for (int64_t i = 0; i < indices.dim(); ++i) require(z.size(i) == indices.size(i), "unequal sizes");
     require(indices.scalar_type() == torch::headeronly::ScalarType::Long, "indices that are not int64");
     require(K >= 1, "no codes");
-    require(z.size(-1) < (int64_t(1) << 31), "too many dimensions");
+    require(z.size(-1) < (int64_t(1) << 24), "2^24 dimensions and more");
     N = z.size(-2);
     d = int(z.size(-1));
     for (int64_t i = 0; i < z.dim() - 2; ++i) {

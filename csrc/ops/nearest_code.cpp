@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu_matrix.h"
 #include "nearest_code_shapes.h"
 
 namespace vqdm {
@@ -27,22 +28,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kGrainElements = 16384;
-
-cpu::DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double: return cpu::DType::kFloat64;
-    case ScalarType::Float: return cpu::DType::kFloat32;
-    case ScalarType::Half: return cpu::DType::kFloat16;
-    case ScalarType::BFloat16: return cpu::DType::kBFloat16;
-    default: throw std::invalid_argument("vqdm::nearest_code: a dtype that is not floating");
-  }
-}
-
-cpu::Matrix matrix_at(const Tensor& t, int64_t offset, int64_t row_stride, int64_t col_stride) {
-  const cpu::DType dtype = dtype_of(t);
-  const int64_t element = dtype == cpu::DType::kFloat64 ? 8 : dtype == cpu::DType::kFloat32 ? 4 : 2;
-  return {static_cast<const char*>(t.const_data_ptr()) + offset * element, dtype, row_stride, col_stride};
-}
 
 template <typename Out>
 void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Tensor>& bias,
@@ -55,13 +40,13 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
     const auto [found, is_new] = seen.try_emplace({shapes.e_offset[h], shapes.bias_offset[h]}, searches.size());
     if (is_new) {
       searches.push_back(std::make_unique<cpu::NearestCodeSearch>(
-          matrix_at(e, shapes.e_offset[h], e.stride(-2), e.stride(-1)),
-          bias ? matrix_at(*bias, shapes.bias_offset[h], bias->stride(-1), 0) : cpu::Matrix{}, shapes.K, shapes.d));
+          cpu_matrix_at(e, shapes.e_offset[h]),
+          bias ? cpu_column_at(*bias, shapes.bias_offset[h]) : cpu::Matrix{}, shapes.K, shapes.d));
     }
     search_of_head.push_back(searches[found->second].get());
   }
   // Panels to a thread at a time: what is less than that is not worth waking one for.
-  const int64_t grain = 1 + kGrainElements / (shapes.d * 64);
+  const int64_t grain = 1 + kGrainElements / (int64_t(shapes.d) * 64);
   for (auto& search : searches) {
     const int64_t panels = search->num_panels();
     torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) { search->measure(begin, end); });
@@ -83,7 +68,7 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
     cpu::NearestCodeSearch::Workspace work;
     for (int64_t job = next++; job < jobs; job = next++) {
       const int64_t h = job / blocks, first = job % blocks * rows;
-      search_of_head[h]->search(matrix_at(z, shapes.z_offset[h], z.stride(-2), z.stride(-1)), first,
+      search_of_head[h]->search(cpu_matrix_at(z, shapes.z_offset[h]), first,
                                 std::min(first + rows, shapes.N), dist2 + h * shapes.N, indices + h * shapes.N, work);
     }
   });
@@ -91,8 +76,8 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
 
 std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::optional<Tensor> bias) {
   const NearestCodeShapes shapes(z, e, bias);
-  const bool wide = dtype_of(z) == cpu::DType::kFloat64 || dtype_of(e) == cpu::DType::kFloat64 ||
-                    (bias && dtype_of(*bias) == cpu::DType::kFloat64);
+  const bool wide = cpu_dtype_of(z) == cpu::DType::kFloat64 || cpu_dtype_of(e) == cpu::DType::kFloat64 ||
+                    (bias && cpu_dtype_of(*bias) == cpu::DType::kFloat64);
   const Tensor dist2 = torch::stable::new_empty(z, shapes.output_sizes, wide ? ScalarType::Double : ScalarType::Float);
   const Tensor indices = torch::stable::new_empty(z, shapes.output_sizes, ScalarType::Long);
   if (dist2.numel() > 0) {

@@ -165,6 +165,20 @@ def test_near_collapsed_codebook() -> None:
     assert_exact(normal(50, 8, seed=2), e)
 
 
+def test_a_collapsed_block_of_rows_does_not_show_in_the_next() -> None:
+    """The first rows find out that half the codebook is one code; the next need all codes scored again."""
+    angle = normal(1024) * 7
+    e = torch.stack([8 * angle.cos() + 1, 8 * angle.sin()], 1)
+    e[:512] = torch.tensor([-1.0, 0.0])
+    e[600], e[664] = torch.tensor([1.0, 1.7]), torch.tensor([1.0, 1.7 + 1e-6])
+    z = torch.empty(768, 2)
+    z[:384] = e[900] + 0.01
+    z[:12] = torch.tensor([-1.0, 0.01])
+    z[384:] = torch.tensor([1.0, 0.0])
+    _, indices = assert_exact(z, e)
+    assert torch.equal(nearest_code(z[384:], e)[1], indices[384:])
+
+
 def test_duplicates_with_different_bias_are_different_codes() -> None:
     bias = torch.linspace(1, -1, 600)
     dist2, indices = assert_exact(normal(30, 4), torch.zeros(600, 4), bias)

@@ -189,6 +189,54 @@ def test_on_the_cpu() -> None:
     check_on_cpu(CASES_ON_CPU // SHARE_IN_TEST)
 
 
+def blocks(seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Codes in collapsed clusters, rows in runs of a kind: what one block of rows finds out must not show in others."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    N, K, d = 100 * pick(4, 16), pick(200, 2048), pick(1, 8)
+    z, e = torch.randn(N, d, generator=generator), torch.randn(K, d, generator=generator)
+    for _ in range(pick(0, 4)):
+        first = pick(0, K - 1)
+        e[first : first + pick(1, K // 2)] = e[pick(0, K - 1)].clone()
+    near = e[pick(0, K - 1)] * (1 + 2.0 ** -pick(10, 23))
+    e[pick(0, K - 1)] = near
+    for first in range(0, N, 100):
+        chosen = torch.randint(0, K, (2, min(pick(60, 400), N - first)), generator=generator)
+        rows = slice(first, first + chosen.shape[1])
+        kind = pick(0, 4)
+        if kind == 0:
+            z[rows] = e[chosen[0]]
+        elif kind == 1:
+            z[rows] = (e[chosen[0]] + e[chosen[1]]) / 2
+        elif kind == 2:
+            z[rows] = e[chosen[0, 0]] * (1 + 2.0 ** -pick(1, 20))
+        elif kind == 3:
+            z[rows] = z[first].clone()
+    bias = torch.randn(K, generator=generator) * 2.0 ** -pick(0, 20) if pick(0, 2) == 0 else None
+    return z, e, bias
+
+
+def check_blocks_on_cpu(count: int) -> None:
+    for seed in range(count):
+        z, e, bias = blocks(seed)
+        expected = reference.nearest_code(z, e, bias)
+        torch.set_num_threads((1, 2, 7)[seed % 3])
+        for got, want in zip(nearest_code(z, e, bias), expected, strict=True):
+            assert torch.equal(got, want), f"blocks({seed})"
+
+
+def test_blocks_on_the_cpu() -> None:
+    check_blocks_on_cpu(2_000 // SHARE_IN_TEST)
+
+
+@pytest.mark.slow
+def test_blocks_on_the_cpu_for_long() -> None:
+    check_blocks_on_cpu(2_000)
+
+
 @PATHS
 @ON
 def test_by_cuda_kernels(path: str, device: str, monkeypatch) -> None:

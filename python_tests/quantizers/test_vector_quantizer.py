@@ -12,6 +12,7 @@ import simt
 from cases import DEVICES, NO_SIMT
 from vqdm_cuda.quantizers import VectorQuantizer
 from vqdm_cuda.quantizers.gradient import pass_gradient
+from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
 
 # Name, shape of z for d = 4, shape of the indices.
 LAYOUTS = [
@@ -206,11 +207,28 @@ def test_only_what_is_asked_gets_a_gradient():
     assert not q.requires_grad_(False)(z.detach()).loss.requires_grad
 
 
-def test_a_second_derivative_is_refused():
-    q, z = quantizer(), torch.randn(20, 4, requires_grad=True)
-    for gradient in torch.autograd.grad(q(z).loss, [z, q.weight], create_graph=True):
-        with pytest.raises(RuntimeError, match="VectorQuantizer: expected at most one backward pass"):
-            gradient.sum().backward()
+class _StepByStep(VectorQuantizer):
+    """The same quantizer by assign, lookup and fit_terms, which autograd differentiates on its own."""
+
+    quantize = PerVectorQuantizer.quantize
+
+
+def test_second_derivatives_batched_gradients_and_function_transforms():
+    torch.manual_seed(0)
+    z, weight = torch.randn(20, 4, dtype=torch.float64), torch.randn(11, 4)
+    batch = torch.randn(3, dtype=torch.float64)
+    results = []
+    for kind in (_StepByStep, VectorQuantizer):
+        q = kind(11, 4).double()
+        q.load_state_dict({"weight": weight})
+        features = z.clone().requires_grad_()
+        batched = torch.autograd.grad(q(features).loss, (features, q.weight), batch, is_grads_batched=True)
+        to_both = torch.autograd.grad(q(features).loss, (features, q.weight), create_graph=True)
+        penalty = torch.cat(to_both).square().sum()
+        second = torch.autograd.grad(penalty, (features, q.weight), allow_unused=True)
+        results.append([torch.func.grad(lambda z, q=q: q(z).loss)(z), *batched, *(t for t in second if t is not None)])
+    for got, want in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_a_returned_tensor_may_be_changed_in_place():

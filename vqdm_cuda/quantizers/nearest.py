@@ -15,10 +15,11 @@ The sum is over differences, not n_k e_k - sum z_i, which would cancel where fea
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
-from vqdm_cuda.ops._once import only_once
 from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.ops.nearest_code import nearest_code
+from vqdm_cuda.quantizers.lookup import lookup
 
 __all__ = ["nearest_step"]
 
@@ -27,45 +28,47 @@ def nearest_step(
     z: Tensor,  # [N, d] float32 or float64
     e: Tensor,  # [K, d] any floating type
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(z_q [N, d], indices [N] int64, commitment, codebook): floats of z's type, differentiable once.
+    """(z_q [N, d], indices [N] int64, commitment, codebook): floats of z's type, differentiable any number of times.
 
-    Without rows both errors are 0. A row that holds NaN or Inf has index 0 and makes both errors NaN, as do codes none
-    of which is finite; the other rows keep their codes and their gradients.
+    Without rows both errors are 0. A row that holds NaN or Inf has index 0, makes both errors NaN, and through the
+    codebook's error the gradient of code 0; so do codes none of which is finite. Other rows keep their codes.
     """
     return _NearestStep.apply(z, e)
 
 
 class _NearestStep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(z: Tensor, e: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dist2, indices = nearest_code(z, e)
         error = (dist2.sum(dtype=torch.float64) / max(z.numel(), 1)).to(z.dtype)
-        ctx.save_for_backward(z, e, indices)
+        return e.index_select(0, indices).to(z.dtype), indices, error, error.clone()
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+        indices = output[1]
+        ctx.save_for_backward(*inputs, indices)
         ctx.mark_non_differentiable(indices)
         ctx.set_materialize_grads(False)
-        return e.index_select(0, indices).to(z.dtype), indices, error, error.clone()
 
     @staticmethod
     def backward(
         ctx, grad_z_q: Tensor | None, _indices: None, grad_commitment: Tensor | None, grad_codebook: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        if grad_commitment is None and grad_codebook is None:
-            return grad_z_q, None
         z, e, indices = ctx.saved_tensors
-        to_z, to_e = ctx.needs_input_grad
+        to_z = ctx.needs_input_grad[0] and grad_commitment is not None
+        to_e = ctx.needs_input_grad[1] and grad_codebook is not None
+        if not to_z and not to_e:
+            return grad_z_q, None
         scale = 2 / max(z.numel(), 1)
+        codes = lookup(e, indices).to(z.dtype)
+        if torch.is_grad_enabled():  # for second derivatives each error holds the other's side fixed
+            r_of_z, r_of_e = codes.detach() - z, codes - z.detach()
+        else:
+            r_of_z = r_of_e = codes.sub_(z)
         grad_z, grad_e = grad_z_q, None
-        with torch.no_grad():
-            r = e.index_select(0, indices).to(z.dtype).sub_(z)
-            if to_e and grad_codebook is not None:
-                sums, _ = code_sums(r, indices, e.shape[0])
-                grad_e = sums.mul_(scale * grad_codebook).to(e.dtype)
-            if to_z and grad_commitment is not None:
-                r.mul_(-scale * grad_commitment)
-                grad_z = r if grad_z_q is None else r.add_(grad_z_q)
-        depends_on = [t for t in (grad_z_q, grad_commitment, grad_codebook, z, e) if t is not None]
-        once_z, once_e = (
-            None if gradient is None else only_once("VectorQuantizer", gradient, *depends_on)
-            for gradient in (grad_z, grad_e)
-        )
-        return once_z, once_e
+        if to_z:
+            pull = (scale * grad_commitment) * r_of_z
+            grad_z = -pull if grad_z_q is None else grad_z_q - pull
+        if to_e:
+            grad_e = ((scale * grad_codebook) * code_sums(r_of_e, indices, e.shape[0])[0]).to(e.dtype)
+        return grad_z, grad_e
