@@ -23,14 +23,24 @@ class ExactBatch {
 
   // Lets codes [first, last), but excluded ones, compete for `best` of row i of z. Takes effect with flush() at last.
   void add(int64_t i, int64_t first, int64_t last, Best* best) {
+    const float* row = direct_ ? z_.row<float>(i) : nullptr;
     for (int64_t k = first; k < last; ++k) {
-      if (!codes_.excluded(k)) add(i, k, best);
+      if (codes_.excluded(k)) continue;
+      k_[count_] = k;
+      best_[count_] = best;
+      if (direct_) {
+        z_floats_[count_] = row;
+        e_floats_[count_] = codes_.e.row<float>(k);
+      } else {
+        widen(i, k);
+      }
+      if (++count_ == kPairs) flush();
     }
   }
   void flush();
 
  private:
-  void add(int64_t i, int64_t k, Best* best);
+  void widen(int64_t i, int64_t k);
 
   const CodeTable& codes_;
   const RowMath& math_;
