@@ -6,11 +6,7 @@
 namespace vqdm::cpu {
 
 ExactBatch::ExactBatch(const CodeTable& codes, const RowMath& math, const Matrix& z)
-    : codes_(codes),
-      math_(math),
-      z_(z),
-      direct_(z.dtype == DType::kFloat32 && z.col_stride == 1 && codes.e.dtype == DType::kFloat32 &&
-              codes.e.col_stride == 1) {
+    : codes_(codes), math_(math), z_(z), direct_(reads_in_place(z, codes.e)) {
   if (direct_) return;
   rows_.resize(int64_t(kPairs + 1) * codes.d);
   code_rows_.resize(int64_t(kPairs) * codes.d);

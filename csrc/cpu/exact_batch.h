@@ -39,13 +39,18 @@ class ExactBatch {
   }
   void flush();
 
+  // Contiguous float32 rows are read where they stand, others are widened first.
+  static bool reads_in_place(const Matrix& z, const Matrix& e) {
+    return z.dtype == DType::kFloat32 && z.col_stride == 1 && e.dtype == DType::kFloat32 && e.col_stride == 1;
+  }
+
  private:
   void widen(int64_t i, int64_t k);
 
   const CodeTable& codes_;
   const RowMath& math_;
   const Matrix& z_;
-  const bool direct_;  // contiguous float32 rows are read where they stand, others are widened first
+  const bool direct_;  // reads in place
   int count_ = 0;
   int64_t k_[kPairs];
   Best* best_[kPairs];
