@@ -23,7 +23,8 @@ class CodeTable {
     return value;
   }
 
-  // Other threads may ask while a duplicate is excluded: either answer is right.
+  // Invalid codes, and once they were looked for, duplicates. Other threads may ask meanwhile: for whether a D has to
+  // be computed either answer is right, and for nothing else.
   bool excluded(int64_t k) const { return __atomic_load_n(&excluded_[k], __ATOMIC_RELAXED); }
   void exclude(int64_t k) { __atomic_store_n(&excluded_[k], uint8_t(1), __ATOMIC_RELAXED); }
 

@@ -23,19 +23,34 @@ class ExactBatch {
 
   // Lets codes [first, last), but excluded ones, compete for `best` of row i of z. Takes effect with flush() at last.
   void add(int64_t i, int64_t first, int64_t last, Best* best) {
+    const float* row = direct_ ? z_.row<float>(i) : nullptr;
     for (int64_t k = first; k < last; ++k) {
-      if (!codes_.excluded(k)) add(i, k, best);
+      if (codes_.excluded(k)) continue;
+      k_[count_] = k;
+      best_[count_] = best;
+      if (direct_) {
+        z_floats_[count_] = row;
+        e_floats_[count_] = codes_.e.row<float>(k);
+      } else {
+        widen(i, k);
+      }
+      if (++count_ == kPairs) flush();
     }
   }
   void flush();
 
+  // Contiguous float32 rows are read where they stand, others are widened first.
+  static bool reads_in_place(const Matrix& z, const Matrix& e) {
+    return z.dtype == DType::kFloat32 && z.col_stride == 1 && e.dtype == DType::kFloat32 && e.col_stride == 1;
+  }
+
  private:
-  void add(int64_t i, int64_t k, Best* best);
+  void widen(int64_t i, int64_t k);
 
   const CodeTable& codes_;
   const RowMath& math_;
   const Matrix& z_;
-  const bool direct_;  // contiguous float32 rows are read where they stand, others are widened first
+  const bool direct_;  // reads in place
   int count_ = 0;
   int64_t k_[kPairs];
   Best* best_[kPairs];

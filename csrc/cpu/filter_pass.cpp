@@ -19,23 +19,20 @@ void FilterPass::run(const PackedCodes& packed, const Matrix& z, const std::vect
   const NearestCodeFilter& filter = packed.filter();
   const int64_t count = int64_t(rows.size()), tiles = (count + kTileRows - 1) / kTileRows;
   words_.reserve(tiles * tile_words());
-  plans_.assign(count, {});
-  factors_.assign(tiles * kTileRows, 0.0f);
+  plans_.resize(count);
+  factors_.resize(tiles * kTileRows);
   minima_.resize(tiles * kTileRows);
-  scratch_.resize(2 * padded(packed.d()));
-  bool any = false;
-  for (int64_t i = 0; i < tiles * kTileRows; ++i) {
-    std::fill_n(minima_[i].best, kMaxLanes, kInfinity);
-    std::fill_n(minima_[i].second, kMaxLanes, kInfinity);
-    int32_t* words = words_.data() + i / kTileRows * tile_words() + i % kTileRows;
-    if (i < count) {
-      plans_[i] = packed.encode_row(z, rows[i], words, &factors_[i], scratch_.data());
-      any |= plans_[i].valid && !plans_[i].exact_only;
-    } else {
-      for (int64_t j = 0, steps = packed.steps(); j < steps; ++j) words[j * kTileRows] = 0;
-    }
+  selections_.resize(count);
+  scratch_.resize(2 * kTileRows * padded(packed.d()));
+  for (int64_t i = 0; i < count; i += kTileRows) {
+    packed.encode_tile(z, &rows[i], int(std::min<int64_t>(kTileRows, count - i)),
+                       words_.data() + i / kTileRows * tile_words(), &factors_[i], &plans_[i], scratch_.data());
   }
-  if (!any) return;
+  if (std::none_of(plans_.begin(), plans_.end(), [](const RowPlan& p) { return p.valid && !p.exact_only; })) return;
+  for (LaneMinima& minima : minima_) {
+    std::fill_n(minima.best, kMaxLanes, kInfinity);
+    std::fill_n(minima.second, kMaxLanes, kInfinity);
+  }
   // A block of panels stays in cache while every tile of rows passes over it.
   const int64_t panels = packed.num_panels();
   const int64_t block = std::max<int64_t>(1, kPanelBytes / (packed.panel_words() * int64_t(sizeof(int32_t))));
@@ -43,6 +40,11 @@ void FilterPass::run(const PackedCodes& packed, const Matrix& z, const std::vect
     for (int64_t t = 0; t < tiles; ++t) {
       filter.scan({words_.data() + t * tile_words(), &factors_[t * kTileRows]}, packed.panels(), p,
                   std::min(p + block, panels), &minima_[t * kTileRows]);
+      if (p + block < panels) continue;
+      // Here, and not where each row's lanes are looked at: those branches cannot be foreseen, this can run ahead.
+      for (int64_t i = t * kTileRows; i < std::min((t + 1) * kTileRows, count); ++i) {
+        selections_[i] = filter.select(minima_[i], plans_[i].margin);
+      }
     }
   }
 }
@@ -53,7 +55,7 @@ bool FilterPass::certify(int64_t i, const CodeTable& codes, ExactBatch& batch, B
     return true;
   }
   const NearestCodeFilter& filter = packed_->filter();
-  const Selection lanes = filter.select(minima_[i], plans_[i].margin);
+  const Selection& lanes = selections_[i];
   if (lanes.limit == kInfinity) return true;  // the filter holds no code that could be chosen
   if (lanes.second != 0) return false;        // more groups of one lane than the minima name
   for (unsigned left = lanes.best; left != 0; left &= left - 1) {
@@ -81,7 +83,7 @@ void FilterPass::sweep(const std::vector<int64_t>& open, CodeTable& codes, Exact
       int32_t* column = open_words_.data() + r;
       for (int64_t j = 0, steps = packed_->steps(); j < steps; ++j) column[j * kTileRows] = words[j * kTileRows];
       factors[r] = factors_[i];
-      thresholds[r] = filter.select(minima_[i], plans_[i].margin).limit;
+      thresholds[r] = selections_[i].limit;
     }
     int64_t considered = 0;
     for (int64_t p = 0; p < panels; p += kSweepPanels) {

@@ -35,6 +35,7 @@ class FilterPass {
   AlignedBuffer<int32_t> words_;    // [tiles, steps, kTileRows]
   std::vector<float> factors_;      // [tiles, kTileRows]
   std::vector<LaneMinima> minima_;  // [tiles, kTileRows]
+  std::vector<Selection> selections_;
   std::vector<double> scratch_;
   AlignedBuffer<int32_t> open_words_;
   std::vector<uint16_t> hits_;

@@ -1,6 +1,7 @@
 #include "nearest_code.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -92,6 +93,28 @@ void NearestCodeSearch::resolve_open(const Matrix& z, ExactBatch& batch, Workspa
   work.finer_pass.sweep(still_open, codes_, batch, best_of_still_open);
 }
 
+template <typename Out>
+bool nearest_code_directly(const Matrix& e, const Matrix& bias, int64_t K, int d, const Matrix& z, int64_t N,
+                           Out* dist2, int64_t* indices) {
+  const DefaultFloatMode mode;
+  const CodeTable codes(e, bias, K, d);
+  ExactBatch batch(codes, nearest_code_filter().rows, z);
+  for (int64_t i = 0; i < N; ++i) {
+    Best best;
+    batch.add(i, 0, K, &best);
+    batch.flush();
+    // A code that is never chosen, or a row with a NaN or Inf, has no finite D.
+    if (!std::isfinite(best.dist2)) return false;
+    dist2[i] = Out(best.dist2);
+    indices[i] = best.index;
+  }
+  return true;
+}
+
+template bool nearest_code_directly(const Matrix&, const Matrix&, int64_t, int, const Matrix&, int64_t, float*,
+                                    int64_t*);
+template bool nearest_code_directly(const Matrix&, const Matrix&, int64_t, int, const Matrix&, int64_t, double*,
+                                    int64_t*);
 template void NearestCodeSearch::search(const Matrix&, int64_t, int64_t, float*, int64_t*, Workspace&);
 template void NearestCodeSearch::search(const Matrix&, int64_t, int64_t, double*, int64_t*, Workspace&);
 

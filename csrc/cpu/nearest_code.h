@@ -66,4 +66,15 @@ class NearestCodeSearch {
   std::once_flag finer_once_;
 };
 
+// For how many rows computing every D takes about as long as the preparation.
+inline int64_t direct_rows(const Matrix& z, const Matrix& e) {
+  return ExactBatch::reads_in_place(z, e) ? 6 : 3;
+}
+
+// The same answers by computing every D, without preparation. False, and nothing of use written, where a smallest D is
+// not finite: then the answer depends on which codes may be chosen, and NearestCodeSearch tells.
+template <typename Out>
+bool nearest_code_directly(const Matrix& e, const Matrix& bias, int64_t K, int d, const Matrix& z, int64_t N,
+                           Out* dist2, int64_t* indices);
+
 }  // namespace vqdm::cpu

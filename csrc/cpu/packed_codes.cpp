@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "default_float_mode.h"
 
@@ -37,7 +38,8 @@ void PackedCodes::pack(int64_t begin, int64_t end) {
     }
     for (int c = 0; c < W; ++c) {
       const int64_t k = p * W + c;
-      if (k >= codes_.K || codes_.excluded(k)) {
+      // Not codes_.excluded(): that may hold duplicates by now, whose bias lets them into the scan.
+      if (survey_.bias()[p * W + survey_.slot(c)] == std::numeric_limits<float>::infinity()) {
         std::fill_n(&rows[c * row], steps, 0);
         continue;
       }
@@ -61,46 +63,67 @@ void PackedCodes::settle() {
                                   survey_.facts().norm);
 }
 
-RowPlan PackedCodes::encode_row(const Matrix& z, int64_t i, int32_t* words, float* factor, double* scratch) const {
+void PackedCodes::encode_tile(const Matrix& z, const int64_t* rows, int count, int32_t* words, float* factors,
+                              RowPlan* plans, double* scratch) const {
+  // Step by step for all rows: the steps of one row wait for each other (sums, square roots, quotients), and those of
+  // different rows overlap.
   const int d = codes_.d;
   const int64_t steps = coder_.steps();
   const CodeSurvey::Facts& facts = survey_.facts();
-  RowPlan plan;
-  const RowSize size = survey_.centre(z, i, scratch);
-  plan.valid = survey_.any_valid();
-  if (plan.valid && !(size.norm2 < std::numeric_limits<double>::infinity())) {
-    z.load(i, d, scratch);
-    plan.valid = all_finite(scratch, d);
+  double norms[kTileRows], inverses[kTileRows], units[kTileRows], residuals2[kTileRows];
+  const auto centred = [&](int r) { return scratch + r * padded(d); };
+  const auto encoded = [&](int r) { return reinterpret_cast<int32_t*>(scratch + (kTileRows + r) * padded(d)); };
+  const auto filtered = [&](int r) { return plans[r].valid && !plans[r].exact_only; };
+
+  RowSize sizes[kTileRows];
+  for (int r = 0; r < count; ++r) sizes[r] = survey_.centre(z, rows[r], centred(r));
+  for (int r = 0; r < count; ++r) {
+    const RowSize& size = sizes[r];
+    RowPlan& plan = plans[r];
+    plan = {};
+    plan.valid = survey_.any_valid();
+    if (plan.valid && !(size.norm2 < std::numeric_limits<double>::infinity())) {
+      z.load(rows[r], d, centred(r));
+      plan.valid = all_finite(centred(r), d);
+    }
+    const double norm = std::sqrt(size.norm2), reach = norm + facts.norm;
+    plan.exact_only = facts.exact_only || coder_.roundings() > kMaxRoundings || !(norm < 0x1p100) ||
+                      !(reach < 0x1p500 * survey_.scale()) || !(facts.packed_bias + 2 * norm * facts.norm < 0x1p100);
+    norms[r] = norm;
+    inverses[r] = coder_.inverse_row_unit(norm, size.largest);
+    units[r] = 1 / inverses[r];
   }
-  const double norm = std::sqrt(size.norm2), reach = norm + facts.norm;
-  plan.exact_only = facts.exact_only || coder_.roundings() > kMaxRoundings || !(norm < 0x1p100) ||
-                    !(reach < 0x1p500 * survey_.scale()) || !(facts.packed_bias + 2 * norm * facts.norm < 0x1p100);
-  if (!plan.valid || plan.exact_only) {
-    for (int64_t j = 0; j < steps; ++j) words[j * kTileRows] = 0;
-    *factor = 0;
-    return plan;
+  for (int r = 0; r < kTileRows; ++r) {
+    if (r < count && filtered(r)) {
+      residuals2[r] = coder_.encode(centred(r), units[r], encoded(r));
+      const int32_t* from = encoded(r);
+      for (int64_t j = 0; j < steps; ++j) words[j * kTileRows + r] = from[j];
+      factors[r] = float(-2 * inverses[r] * inverse_unit_);
+    } else {
+      for (int64_t j = 0; j < steps; ++j) words[j * kTileRows + r] = 0;
+      factors[r] = 0;
+    }
   }
   // In units of the scaled, centred data, S_k = ||e'_k||^2 + bias_k - 2 z'.e'_k is D less a constant of the row.
   //   |score_k - S_k| <= error: words stand for z^ and e^, and z'.e' - z^.e^ = (z' - z^).e' + z^.(e' - e^), by
   //     Cauchy-Schwarz with the norms of what rounding left; then the roundings of the score, each at most 2^-24 of
   //     the largest partial sum; 1 % for second-order terms. `tiny` covers results below the smallest normal number.
   //   |D_k - its exact value| <= (d + 4) 2^-53 (reach^2 + |bias|), and twice that for the float64 centring above.
-  auto* encoded = reinterpret_cast<int32_t*>(scratch + padded(d));
-  const double inverse = coder_.inverse_row_unit(norm, size.largest);
-  const double residual = WordCoder::residual(coder_.encode(scratch, 1 / inverse, encoded), inverse, norm);
-  for (int64_t j = 0; j < steps; ++j) words[j * kTileRows] = encoded[j];
-  *factor = float(-2 * inverse * inverse_unit_);
-  const double row = norm + residual, code = facts.norm + residual_;  // bounds on the norms of z^ and e^
-  const double magnitude = facts.packed_bias + 2 * row * code;
-  const double tiny = (d + 2) * 0x1p-118 * (1 + 2 * reach);
-  const double error =
-      1.01 * (2 * (residual * facts.norm + row * residual_) + coder_.roundings() * 0x1p-24 * magnitude) + tiny;
-  const double rounding = (d + 8) * 0x1p-52 * (reach * reach + facts.bias);
-  // The last term is for the fp32 sum of a score and the margin.
-  const double margin = 1.001 * (2 * (error + rounding) + 0x1p-22 * magnitude);
-  plan.margin = float(margin);
-  plan.exact_only = !(margin < 0x1p100);
-  return plan;
+  for (int r = 0; r < count; ++r) {
+    if (!filtered(r)) continue;
+    const double norm = norms[r], reach = norm + facts.norm;
+    const double residual = WordCoder::residual(residuals2[r], inverses[r], norm);
+    const double row = norm + residual, code = facts.norm + residual_;  // bounds on the norms of z^ and e^
+    const double magnitude = facts.packed_bias + 2 * row * code;
+    const double tiny = (d + 2) * 0x1p-118 * (1 + 2 * reach);
+    const double error =
+        1.01 * (2 * (residual * facts.norm + row * residual_) + coder_.roundings() * 0x1p-24 * magnitude) + tiny;
+    const double rounding = (d + 8) * 0x1p-52 * (reach * reach + facts.bias);
+    // The last term is for the fp32 sum of a score and the margin.
+    const double margin = 1.001 * (2 * (error + rounding) + 0x1p-22 * magnitude);
+    plans[r].margin = float(margin);
+    plans[r].exact_only = !(margin < 0x1p100);
+  }
 }
 
 }  // namespace vqdm::cpu

@@ -27,8 +27,10 @@ class PackedCodes {
   void pack(int64_t begin, int64_t end);
   void settle();
 
-  // Writes row i of z to column r of a tile: words [steps][kTileRows] and a factor. scratch: 2 padded(d) doubles.
-  RowPlan encode_row(const Matrix& z, int64_t i, int32_t* words, float* factor, double* scratch) const;
+  // Writes `count` rows of z, at most kTileRows, to the columns of a tile: words [steps][kTileRows], factors
+  // [kTileRows]. Missing columns are zero. scratch: 2 kTileRows padded(d) doubles.
+  void encode_tile(const Matrix& z, const int64_t* rows, int count, int32_t* words, float* factors, RowPlan* plans,
+                   double* scratch) const;
 
   const NearestCodeFilter& filter() const { return filter_; }
   int d() const { return codes_.d; }

@@ -32,6 +32,22 @@ constexpr int64_t kGrainElements = 16384;
 template <typename Out>
 void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Tensor>& bias,
                        const NearestCodeShapes& shapes, Out* dist2, int64_t* indices) {
+  const auto codes_at = [&](int64_t h) { return cpu_matrix_at(e, shapes.e_offset[h]); };
+  const auto bias_at = [&](int64_t h) { return bias ? cpu_column_at(*bias, shapes.bias_offset[h]) : cpu::Matrix{}; };
+  const auto rows_at = [&](int64_t h) { return cpu_matrix_at(z, shapes.z_offset[h]); };
+  const int64_t threads = torch::stable::get_num_threads();
+
+  // A few rows cost less than the preparation of a codebook, which threads share.
+  const int64_t preparing = std::clamp<int64_t>(shapes.K * shapes.d / kGrainElements, 1, threads);
+  if (shapes.num_heads * shapes.N * preparing <= cpu::direct_rows(rows_at(0), codes_at(0))) {
+    bool done = true;
+    for (int64_t h = 0; done && h < shapes.num_heads; ++h) {
+      done = cpu::nearest_code_directly(codes_at(h), bias_at(h), shapes.K, shapes.d, rows_at(h), shapes.N,
+                                        dist2 + h * shapes.N, indices + h * shapes.N);
+    }
+    if (done) return;
+  }
+
   // Heads that share codes and bias share their packing: a codebook [K, d] under z [B, N, d] is packed once.
   std::map<std::pair<int64_t, int64_t>, size_t> seen;
   std::vector<std::unique_ptr<cpu::NearestCodeSearch>> searches;
@@ -39,9 +55,7 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
   for (int64_t h = 0; h < shapes.num_heads; ++h) {
     const auto [found, is_new] = seen.try_emplace({shapes.e_offset[h], shapes.bias_offset[h]}, searches.size());
     if (is_new) {
-      searches.push_back(std::make_unique<cpu::NearestCodeSearch>(
-          cpu_matrix_at(e, shapes.e_offset[h]),
-          bias ? cpu_column_at(*bias, shapes.bias_offset[h]) : cpu::Matrix{}, shapes.K, shapes.d));
+      searches.push_back(std::make_unique<cpu::NearestCodeSearch>(codes_at(h), bias_at(h), shapes.K, shapes.d));
     }
     search_of_head.push_back(searches[found->second].get());
   }
@@ -56,7 +70,7 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
   }
 
   // Rows are independent, so how they are cut into blocks, and who takes which, changes the time alone.
-  const int64_t threads = torch::stable::get_num_threads(), most = searches[0]->max_block_rows();
+  const int64_t most = searches[0]->max_block_rows();
   int64_t blocks = (shapes.N + most - 1) / most;
   if (shapes.num_heads < threads) blocks = (blocks + threads - 1) / threads * threads;
   const int64_t tiles = (shapes.N + cpu::kTileRows - 1) / cpu::kTileRows;
@@ -68,8 +82,8 @@ void nearest_code_into(const Tensor& z, const Tensor& e, const std::optional<Ten
     cpu::NearestCodeSearch::Workspace work;
     for (int64_t job = next++; job < jobs; job = next++) {
       const int64_t h = job / blocks, first = job % blocks * rows;
-      search_of_head[h]->search(cpu_matrix_at(z, shapes.z_offset[h]), first,
-                                std::min(first + rows, shapes.N), dist2 + h * shapes.N, indices + h * shapes.N, work);
+      search_of_head[h]->search(rows_at(h), first, std::min(first + rows, shapes.N), dist2 + h * shapes.N,
+                                indices + h * shapes.N, work);
     }
   });
 }

@@ -30,7 +30,8 @@ struct NearestCodeShapes {
     require(z.dim() >= 2 && e.dim() >= 2 && (!bias || bias->dim() >= 1), "too few dimensions");
     N = z.size(-2);
     K = e.size(-2);
-    require(z.size(-1) == e.size(-1) && z.size(-1) >= 1 && z.size(-1) < (int64_t(1) << 24), "unequal or empty d, or d of 2^24 and more");
+    require(z.size(-1) == e.size(-1) && z.size(-1) >= 1 && z.size(-1) < (int64_t(1) << 24),
+            "unequal or empty d, or d of 2^24 and more");
     require(K >= 1, "an empty codebook");
     require(!bias || bias->size(-1) == K, "a bias that is not [..., K]");
     d = int(z.size(-1));

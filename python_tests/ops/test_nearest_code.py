@@ -200,6 +200,26 @@ def test_non_finite_rows_and_codes(value: float) -> None:
     assert dist2.isnan().all()
 
 
+@pytest.mark.parametrize("N", [1, 2, 3, 6, 7])
+def test_few_rows(N: int) -> None:
+    """So few that the CPU computes every distance, and yet has to know which codes and rows do not count."""
+    z, e, bias = normal(N, 9), normal(150, 9, seed=1), normal(150, seed=2)
+    assert_exact(z, e)
+    assert_exact(z, e[torch.arange(300) % 150], bias.repeat(2))
+    assert_exact(z, e.mul(1e19), bias)
+    assert_exact(z.double() * 1e200, e.double() * -1e200)  # every distance overflows
+    assert_exact(z[None].expand(2, N, 9), e.bfloat16())
+    for value in (float("nan"), float("inf"), -float("inf")):
+        spoilt = e.clone()
+        spoilt[:140, 3] = value
+        assert_exact(z, spoilt, bias)
+        assert_exact(z, torch.full((5, 9), value))
+        assert_exact(z, e, torch.where(bias > 0, value, bias))
+        row = z.clone()
+        row[-1, 8] = value
+        assert_exact(row, e)
+
+
 def test_excluded_codes_by_bias() -> None:
     z, e = normal(60, 5), normal(100, 5, seed=1)
     bias = torch.zeros(100)
