@@ -4,8 +4,8 @@
 
 Features and codes are drawn from N(0, I). `reference` (float64, pure PyTorch) is timed on its first 64 rows and scaled.
 `wrong_indices` counts the rows whose index differs from vqdm_cuda's, which itself is compared with `reference` on these
-64 rows. Peak memory is what one call adds to the
-resident set, its outputs and the packed codebook (2 K d bytes in 16-bit integers, 4 K d in float32) included.
+64 rows. Peak memory is what one call adds to the resident set, its outputs and the packed codebook (2 K d bytes in
+16-bit integers, 4 K d in float32) included.
 `fma_peak_gflops` is what fp32 fused multiply-adds on registers alone reach on as many threads at once, measured before
 each case; `gflops` (2 N K d / median) may exceed it, as the 16-bit filter does two products in the place of one.
 """
