@@ -112,8 +112,9 @@ static __global__ void pack_codes(Problem p, bool for_tensor_cores) {
   CodeFacts& facts = p.facts[group];
   const float* centre = p.centre + group * p.d;
   const double scale = facts.scale;
-  uint32_t* packed =
-      !for_tensor_cores ? nullptr : reinterpret_cast<uint32_t*>(p.packed + group * p.num_tiles * p.depth_steps * 256);
+  uint32_t* packed = !for_tensor_cores
+                         ? nullptr
+                         : reinterpret_cast<uint32_t*>(p.packed + group * p.num_tiles * p.depth_steps * kStepUnits);
   const int pairs = for_tensor_cores ? p.depth_steps * 8 : (p.d + 1) / 2;
 
   float most[4] = {};  // norm, residual, bias, packed bias

@@ -13,10 +13,11 @@
 
 namespace vqdm::cuda {
 
-inline constexpr int kGroupCodes = 16;  // codes whose smallest score a filter keeps
-inline constexpr int kTileCodes = 128;  // codes that a filter's block takes at once
-inline constexpr int kMaxSplits = 16;   // parts of the codebook that blocks scan apart
-inline constexpr float kFar = 64.0f;    // codes with scaled norm above this are outliers: computed exactly for all rows
+inline constexpr int kGroupCodes = 16;                       // codes whose smallest score a filter keeps
+inline constexpr int kTileCodes = 128;                       // codes that a filter's block takes at once
+inline constexpr int kStepUnits = kTileCodes * 16 * 2 / 16;  // 16-byte units of a tile and 16 dimensions, packed
+inline constexpr int kMaxSplits = 16;                        // parts of the codebook that blocks scan apart
+inline constexpr float kFar = 64.0f;  // codes with scaled norm above this are outliers: computed exactly for all rows
 inline constexpr float kTooLarge = 0x1p60f;  // what the bound's float32 arithmetic can take
 
 // Facts about the codes of a group, in units of the scaled, centred data. Maxima are over the codes of the filter.
@@ -52,7 +53,7 @@ struct Problem : NearestCodeParams {
   CodeFacts* facts;    // [groups]
   float* centre;       // [groups, d]
   float* packed_bias;  // [groups, num_tiles * kTileCodes]; +inf for codes that the filter passes over
-  uint4* packed;       // [groups, num_tiles, depth_steps, 256] half-precision fragments
+  uint4* packed;       // [groups, num_tiles, depth_steps, kStepUnits] half-precision fragments
   int* outliers;       // [groups, max_outliers]
   float* margin;       // [groups, rows]; +inf: to be computed exactly, NaN: no answer
   Record* records;     // [groups, records_per_group]

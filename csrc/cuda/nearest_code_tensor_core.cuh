@@ -14,8 +14,7 @@
 namespace vqdm::cuda {
 
 inline constexpr int kTensorRows = 128;
-inline constexpr int kTensorThreads = 256;                   // 4 x 2 warps, each with 32 rows and 64 codes
-inline constexpr int kStepUnits = kTileCodes * 16 * 2 / 16;  // 16-byte units of a tile and 16 dimensions
+inline constexpr int kTensorThreads = 256;  // 4 x 2 warps, each with 32 rows and 64 codes
 inline constexpr int kStageSteps = 4, kStages = 3;
 inline constexpr int kStageUnits = kStageSteps * kStepUnits;
 

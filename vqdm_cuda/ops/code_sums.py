@@ -37,8 +37,8 @@ def code_sums(
 
     Raises:
         ValueError: shapes that do not fit, different devices, num_codes < 1, an index outside [0, num_codes), CUDA
-            tensors on a build without CUDA kernels. Index values are checked on the CPU; on a GPU that would make the
-            host wait.
+            tensors on a build without CUDA kernels. Index values raise it on the CPU alone: on a GPU the host would
+            have to wait, so there, as in torch's own indexing, a wrong index ends in a device-side failure.
         TypeError: z not floating, indices not int64, num_codes not an int.
 
     Example:
