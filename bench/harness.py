@@ -104,6 +104,29 @@ def print_rows(title: str, rows: list[dict[str, object]], *details: str) -> None
         print(f"  {row['implementation']:34} {row['median_ms']:>12.3f} ms   x {row['ratio']:<9.2f} {values}")
 
 
+def run_cases(
+    op: str,
+    cases: Mapping[str, tuple[int, int, int]],  # name: (N, K, d)
+    bench_case: Callable[[str, str, int, float], list[dict[str, object]]],  # (case, device, threads, seconds) -> rows
+    *details: str,
+    device: str,
+    seconds: float,
+    out: Path,
+) -> None:
+    """All cases, on the CPU with all threads and then with one: each printed as a table, all written to a file."""
+    print(f"{machine()}, commit {commit()}, torch {torch.__version__}")
+    most = torch.get_num_threads()
+    results = []
+    for threads in sorted({most, 1}, reverse=True) if device == "cpu" else [most]:
+        torch.set_num_threads(threads)
+        for case, (N, K, d) in cases.items():
+            rows = bench_case(case, device, threads, seconds)
+            print_rows(f"{case}: N = {N}, K = {K}, d = {d}, {threads} thread{'s' * (threads > 1)}", rows, *details)
+            results += rows
+    torch.set_num_threads(most)
+    print(f"\nwritten to {write(results, out, op)}")
+
+
 def machine() -> str:
     """The processor (or GPU) that was measured, as a short name."""
     if torch.cuda.is_available():

@@ -102,18 +102,10 @@ def bench_case(case: str, device: str, threads: int, seconds: float) -> list[dic
 @click.option("--device", default="cpu", type=click.Choice(["cpu", "cuda"]))
 @click.option("--out", default="bench/results", type=click.Path(path_type=Path))
 def main(seconds: float, device: str, out: Path) -> None:
-    print(f"{harness.machine()}, commit {harness.commit()}, torch {torch.__version__}")
-    most = torch.get_num_threads()
-    results = []
-    for threads in sorted({most, 1}, reverse=True) if device == "cpu" else [most]:
-        torch.set_num_threads(threads)
-        for case, (N, K, d) in CASES.items():
-            rows = bench_case(case, device, threads, seconds)
-            title = f"{case}: N = {N}, K = {K}, d = {d}, {threads} thread{'s' * (threads > 1)}"
-            harness.print_rows(title, rows, "same_bits", "max_error", "peak_extra_bytes")
-            results += rows
-    torch.set_num_threads(most)
-    print(f"\nwritten to {harness.write(results, out, 'code_sums')}")
+    harness.run_cases(
+        "code_sums", CASES, bench_case, "same_bits", "max_error", "peak_extra_bytes",
+        device=device, seconds=seconds, out=out,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
