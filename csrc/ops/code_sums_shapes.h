@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "heads.h"
+
 namespace vqdm {
 
 inline constexpr char kCodeSumsSchema[] =
@@ -37,28 +39,16 @@ struct CodeSumsShapes {
       num_heads *= z.size(i);
       counts_sizes.push_back(z.size(i));
     }
+    z_offset = item_offsets(z, counts_sizes);
+    indices_offset = item_offsets(indices, counts_sizes);
     counts_sizes.push_back(K);
     sums_sizes = counts_sizes;
     sums_sizes.push_back(d);
-    z_offset = offsets(z);
-    indices_offset = offsets(indices);
   }
 
  private:
   static void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(std::string("vqdm::code_sums: ") + what);
-  }
-
-  std::vector<int64_t> offsets(const torch::stable::Tensor& t) const {
-    std::vector<int64_t> out(num_heads, 0);
-    for (int64_t h = 0; h < num_heads; ++h) {
-      int64_t rest = h;
-      for (int64_t i = int64_t(counts_sizes.size()) - 2; i >= 0; --i) {
-        out[h] += rest % counts_sizes[i] * t.stride(i);
-        rest /= counts_sizes[i];
-      }
-    }
-    return out;
   }
 };
 
