@@ -17,6 +17,7 @@ from vqdm_cuda.ops._checks import check_floating, has_values, result_dtype
 from vqdm_cuda.ops._symmetric import finite_or_identity, symmetrized
 from vqdm_cuda.ops.gaussian_w2 import check_gaussians, gaussian_w2
 from vqdm_cuda.ops.moments import moments_float64
+from vqdm_cuda.ops.sqrtm import root_eigen
 
 __all__ = ["gaussian_bhattacharyya", "gaussian_kl", "rate_distortion_gaussian", "wasserstein_loss"]
 
@@ -145,9 +146,9 @@ def rate_distortion_gaussian(
         )
     if codebook_size < 1:
         raise ValueError(f"rate_distortion_gaussian: expected codebook_size >= 1, got {codebook_size}")
-    S, finite = finite_or_identity(symmetrized(cov))
-    values, V = torch.linalg.eigh(S)
-    values, V = values.clamp_min(0).flip(-1), V.flip(-1)  # largest first
+    _, roots, V = root_eigen(cov)
+    values, order = roots.square().sort(dim=-1, descending=True)
+    V = V.gather(-1, order[..., None, :].expand_as(V))
 
     # The m largest take part where m ln l_m > ln theta_m m = sum_{i <= m} ln l_i - 2 ln K, which holds for a prefix.
     logs = values.log()
@@ -156,7 +157,7 @@ def rate_distortion_gaussian(
     num_active = (excess < 2 * math.log(codebook_size)).sum(-1, keepdim=True).clamp_min(1)
     log_theta = (logs.cumsum(-1).gather(-1, num_active - 1) - 2 * math.log(codebook_size)) / num_active
     kept = (values - log_theta.exp()).clamp_min(0) * (m <= num_active)
-    law = (V * kept[..., None, :]) @ V.mT + torch.where(finite, 0.0, torch.nan)[..., None, None]
+    law = (V * kept[..., None, :]) @ V.mT  # NaN where cov is not finite, as the roots are
     out_dtype = result_dtype(mean, cov)
     return mean.to(out_dtype), law.to(out_dtype)
 

@@ -8,13 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "clones.h"
 #include "default_float_mode.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define VQDM_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define VQDM_CLONES
-#endif
 
 namespace vqdm::cpu {
 namespace {

@@ -14,10 +14,10 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
 #include "matrix.h"
+#include "parallel_for.h"
 
 namespace vqdm::cpu {
 
@@ -32,9 +32,6 @@ struct CodeSumsParams {
   int d = 0;
   int threads = 1;  // how many to cut the sort for; any number gives the same result
 };
-
-// Calls f(begin, end) on ranges that cover [0, n), each of at least `grain` (but the last), perhaps at the same time.
-using ParallelFor = std::function<void(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& f)>;
 
 // sums [heads, K, d] and counts [heads, K], both dense and wholly written. Out is float or double.
 // Throws std::invalid_argument, before anything is written, where an index lies outside [0, K).

@@ -3,6 +3,14 @@
 import torch
 from torch import Tensor
 
+# The largest d that this package's own kernels take. On the CPU, LAPACK is faster from here on (bench/README.md).
+OWN_KERNELS_UP_TO = {"cpu": 24, "cuda": 256}
+
+
+def own_kernels(a: Tensor) -> bool:  # [..., d, d]
+    """Whether matrices of this size and place go to this package's kernels, or to LAPACK or the device's library."""
+    return a.shape[-1] <= OWN_KERNELS_UP_TO.get(a.device.type, 0)
+
 
 def symmetrized(a: Tensor) -> Tensor:  # [..., d, d] -> float64 [..., d, d]
     """(a + a^T) / 2 in float64; halved first, so that no finite entry overflows."""

@@ -15,15 +15,17 @@ transport map and T21 = L1 W L2^-1 its inverse:
 No difference of eigenvalues occurs. At deficient rank the inverses are pseudo-inverses, and W in the gradient is the
 partial isometry of the nonzero singular values: finite, and exact for what moves the rows of data with that covariance.
 
-Specification: vqdm_cuda/reference/gaussian_w2.py.
+Specification: vqdm_cuda/reference/gaussian_w2.py.  Kernels: csrc/{cpu,cuda}/gaussian_w2.* (Jacobi), for larger d
+_bures_by_library.py (LAPACK's or the device library's).
 """
 
 import torch
 from torch import Tensor
 
-from vqdm_cuda.ops._checks import check_floating, result_dtype, shapes
+from vqdm_cuda.ops._bures_by_library import squared_bures
+from vqdm_cuda.ops._checks import check_floating, check_has_kernels, result_dtype, shapes
 from vqdm_cuda.ops._once import only_once
-from vqdm_cuda.ops._symmetric import finite_or_identity, negligible, symmetrized
+from vqdm_cuda.ops._symmetric import own_kernels
 
 __all__ = ["gaussian_w2"]
 
@@ -37,14 +39,14 @@ def gaussian_w2(
     """Squared W2 distance of N(mean1, cov1) and N(mean2, cov2), in float64 inside, differentiable once in all four.
 
     Leading dimensions broadcast. Covariances are symmetrised; negative eigenvalues, as rounding makes them, count as
-    zero. An item that holds NaN or Inf gives NaN, and leaves the others of its batch alone. On a GPU, the host waits
-    for the status of torch's factorisations.
+    zero. An item that holds NaN or Inf gives NaN, and leaves the others of its batch alone. On a GPU the host waits for
+    nothing up to d = 256; beyond, for torch.linalg.
 
     Returns:
         squared distance [...] >= 0, float32 (float64 where an input is float64).
 
     Raises:
-        ValueError: shapes that do not fit, tensors on different devices.
+        ValueError: shapes that do not fit, tensors on different devices, CUDA tensors on a build without CUDA kernels.
         TypeError: an argument that is not a floating tensor.
 
     Example:
@@ -52,11 +54,15 @@ def gaussian_w2(
         tensor(4.)
     """
     check_gaussians("gaussian_w2", mean1, cov1, mean2, cov2)
+    check_has_kernels("gaussian_w2", cov1)
     batch = torch.broadcast_shapes(mean1.shape[:-1], cov1.shape[:-2], mean2.shape[:-1], cov2.shape[:-2])
-    difference = (mean1.double() - mean2.double()).expand(*batch, -1)
-    S1 = symmetrized(cov1).expand(*batch, -1, -1)
-    S2 = symmetrized(cov2).expand(*batch, -1, -1)
-    return (difference.square().sum(-1) + _SquaredBures.apply(S1, S2)).to(result_dtype(mean1, cov1, mean2, cov2))
+    gaussians = [
+        x if x.shape[:-own] == batch else x.expand(*batch, *x.shape[-own:])
+        for x, own in ((mean1, 1), (cov1, 2), (mean2, 1), (cov2, 2))
+    ]
+    gradients = torch.is_grad_enabled() and (cov1.requires_grad or cov2.requires_grad)
+    function = torch.ops.vqdm.gaussian_w2 if own_kernels(cov1) else _gaussian_w2_by_library
+    return function(*gaussians, gradients)[0]
 
 
 def check_gaussians(function: str, mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> None:
@@ -74,47 +80,46 @@ def check_gaussians(function: str, mean1: Tensor, cov1: Tensor, mean2: Tensor, c
         raise ValueError(f"{function}: expected leading dimensions that broadcast, got {got}") from None
 
 
-class _SquaredBures(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, S1: Tensor, S2: Tensor) -> Tensor:  # symmetric float64 [..., d, d]
-        safe1, finite1 = finite_or_identity(S1)
-        safe2, finite2 = finite_or_identity(S2)
-        nan = torch.where(finite1 & finite2, 0.0, torch.nan)
-        roots1, V1 = _root_eigenvalues(safe1)
-        roots2, V2 = _root_eigenvalues(safe2)
-        L1, L2 = V1 * roots1[..., None, :], V2 * roots2[..., None, :]
-        P, sigma, Qt = torch.linalg.svd(L1.mT @ L2)
-        ctx.save_for_backward(S1, S2, L1, L2, V1, V2, roots1, roots2, P, sigma, Qt, nan)
-        return (L1 - L2 @ (P @ Qt).mT).square().sum((-2, -1)) + nan
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        S1, S2, L1, L2, V1, V2, roots1, roots2, P, sigma, Qt, nan = ctx.saved_tensors
-        with torch.no_grad():
-            kept = sigma > negligible(sigma[..., :1], sigma.shape[-1])
-            W = (P * kept[..., None, :]) @ Qt
-            upstream = (grad + nan)[..., None, None]
-            grad1 = upstream * _identity_minus(L2 @ W.mT, V1, roots1)
-            grad2 = upstream * _identity_minus(L1 @ W, V2, roots2)
-        return only_once("gaussian_w2", grad1, grad, S1, S2), only_once("gaussian_w2", grad2, grad, S1, S2)
+@torch.library.custom_op("vqdm::gaussian_w2_by_library", mutates_args=())
+def _gaussian_w2_by_library(
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, gradients: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    bures, grad1, grad2 = squared_bures(cov1, cov2, gradients)
+    w2 = (mean1.double() - mean2.double()).square().sum(-1) + bures
+    return w2.to(result_dtype(mean1, cov1, mean2, cov2)), grad1, grad2
 
 
-def _root_eigenvalues(S: Tensor) -> tuple[Tensor, Tensor]:  # [..., d, d] -> [..., d] >= 0, [..., d, d]
-    values, V = torch.linalg.eigh(S)
-    return values.clamp_min(0).sqrt(), V
+def _fake(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:
+    check_gaussians("gaussian_w2", mean1, cov1, mean2, cov2)
+    batch, d = mean1.shape[:-1], mean1.shape[-1] if gradients else 0
+    w2 = mean1.new_empty(batch, dtype=result_dtype(mean1, cov1, mean2, cov2))
+    grad1, grad2 = (mean1.new_empty(*batch, d, d, dtype=torch.float64) for _ in range(2))
+    return w2, grad1, grad2
 
 
-def _identity_minus(
-    moved: Tensor,  # [..., d, d] T L, what the transport map T makes of the factor L = V diag(roots)
-    V: Tensor,  # [..., d, d]
-    roots: Tensor,  # [..., d]
-) -> Tensor:  # [..., d, d]
-    """I - T, where T is the symmetric matrix of least norm with T L = moved on the range of L."""
-    largest = roots.amax(-1, keepdim=True)
-    kept = roots.square() > negligible(largest.square(), roots.shape[-1])
-    inverse = torch.where(kept, 1 / torch.where(kept, roots, 1.0), 0.0)
-    # In the eigenbasis the columns of the range are known; its rows follow by symmetry, and the rest gets 0.
-    T = V.mT @ (moved * inverse[..., None, :])
-    T = (T + T.mT) / torch.where(kept[..., None, :] & kept[..., :, None], 2.0, 1.0)
-    eye = torch.eye(V.shape[-1], dtype=V.dtype, device=V.device)
-    return eye - V @ T @ V.mT
+def _setup_context(ctx, inputs, output) -> None:
+    *gaussians, _ = inputs
+    _, grad1, grad2 = output
+    ctx.mark_non_differentiable(grad1, grad2)
+    ctx.save_for_backward(*gaussians, grad1, grad2)
+
+
+def _backward(ctx, grad: Tensor, _grad1, _grad2) -> tuple[Tensor | None, ...]:
+    *gaussians, grad1, grad2 = ctx.saved_tensors
+    mean1, cov1, mean2, cov2 = gaussians
+    wanted = ctx.needs_input_grad
+    out: list[Tensor | None] = [None] * 5
+    with torch.no_grad():
+        upstream = grad.double()
+        if wanted[0] or wanted[2]:
+            slope = (2 * upstream)[..., None] * (mean1.double() - mean2.double())
+            out[0] = slope.to(mean1.dtype) if wanted[0] else None
+            out[2] = -slope.to(mean2.dtype) if wanted[2] else None
+        out[1] = (upstream[..., None, None] * grad1).to(cov1.dtype) if wanted[1] else None
+        out[3] = (upstream[..., None, None] * grad2).to(cov2.dtype) if wanted[3] else None
+    return tuple(None if g is None else only_once("gaussian_w2", g, grad, *gaussians) for g in out)
+
+
+for _name in ("vqdm::gaussian_w2", "vqdm::gaussian_w2_by_library"):
+    torch.library.register_fake(_name, _fake)
+    torch.library.register_autograd(_name, _backward, setup_context=_setup_context)

@@ -1,0 +1,101 @@
+#include "scatter_block.h"
+
+#include <cstring>
+
+#include "cpu_features.h"
+
+namespace vqdm::cpu {
+namespace {
+
+// kBytes: of a vector register. A tile of kRows x kVectors registers holds the sums, so that a row costs
+// kRows + kVectors loads for kRows * kVectors multiply-adds.
+template <class T, int kBytes, int kRows, int kVectors>
+[[gnu::always_inline]] inline void add_tile(const ScatterBlock<T>& block, int i0, int j0, bool first, double* scatter) {
+  constexpr int kLanes = kBytes / int(sizeof(T)), kColumns = kVectors * kLanes;
+  typedef T Vec __attribute__((vector_size(kBytes)));
+  Vec sums[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sums[i][v] = Vec{};
+  }
+  const T* x = block.x;
+  for (int r = 0; r < block.n; ++r, x += block.stride) {
+    Vec right[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) std::memcpy(&right[v], x + j0 + v * kLanes, sizeof(Vec));
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sums[i][v] += x[i0 + i] * right[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    T row[kColumns];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) std::memcpy(row + v * kLanes, &sums[i][v], sizeof(Vec));
+    double* out = scatter + scatter_index(i0 + i, j0);
+    const double left0 = block.left[0][i0 + i], left1 = block.left[1][i0 + i];
+    const double *right0 = block.right[0] + j0, *right1 = block.right[1] + j0;
+    for (int j = 0; j < kColumns; ++j) {
+      const double sum = double(row[j]) + left0 * right0[j] + left1 * right1[j];
+      out[j] = first ? sum : out[j] + sum;
+    }
+  }
+}
+
+// Down one panel of columns after the other: the panel stays in the first-level cache.
+template <class T, int kBytes, int kRows, int kVectors>
+[[gnu::always_inline]] inline void add_tiles(const ScatterBlock<T>& block, bool first, double* scatter) {
+  constexpr int kColumns = kVectors * kBytes / int(sizeof(T));
+  static_assert(kScatterColumns % kColumns == 0 && kRows <= kScatterRows);
+  for (int j0 = 0; j0 < block.d; j0 += kColumns) {
+    for (int i0 = 0; i0 < block.d && i0 < j0 + kColumns; i0 += kRows) {
+      add_tile<T, kBytes, kRows, kVectors>(block, i0, j0, first, scatter);
+    }
+  }
+}
+
+template <class T, int kBytes, int kRows, int kVectors>
+[[gnu::always_inline]] inline void add_block(const ScatterBlock<T>& block, bool first, double* scatter) {
+  if (block.d * int(sizeof(T)) <= kBytes) {
+    add_tiles<T, kBytes, kRows, 1>(block, first, scatter);
+  } else {
+    add_tiles<T, kBytes, kRows, kVectors>(block, first, scatter);
+  }
+}
+
+#if defined(VQDM_X86_KERNELS)
+// 32 vector registers of 64 bytes, 16 of 32 bytes.
+template <class T>
+[[gnu::target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]] void add_avx512(const ScatterBlock<T>& block, bool first,
+                                                                               double* scatter) {
+  add_block<T, 64, 8, 2>(block, first, scatter);
+}
+template <class T>
+[[gnu::target("avx2,fma")]] void add_avx2(const ScatterBlock<T>& block, bool first, double* scatter) {
+  add_block<T, 32, 5, 2>(block, first, scatter);
+}
+#endif
+
+template <class T>
+void add_portable(const ScatterBlock<T>& block, bool first, double* scatter) {
+  add_block<T, 16, 4, 2>(block, first, scatter);
+}
+
+}  // namespace
+
+template <class T>
+void add_scatter(const ScatterBlock<T>& block, bool first, double* scatter) {
+#if defined(VQDM_X86_KERNELS)
+  if (cpu_features().avx512) return add_avx512(block, first, scatter);
+  if (cpu_features().avx2_fma) return add_avx2(block, first, scatter);
+#endif
+  add_portable(block, first, scatter);
+}
+
+template void add_scatter(const ScatterBlock<float>&, bool, double*);
+template void add_scatter(const ScatterBlock<double>&, bool, double*);
+
+}  // namespace vqdm::cpu
