@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"_version", "_C", "_library"},
     {"ops", "distributed"},
+    {"matching"},
     {"losses", "criteria"},
     {"quantizers"},
     {"models"},

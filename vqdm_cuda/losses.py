@@ -8,15 +8,16 @@ Shapes: N features, K codes, d dimensions. Everything is computed in float64 and
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from vqdm_cuda.matching import Gaussians, squared_w2_of_rows
 from vqdm_cuda.ops._checks import check_floating, has_values, result_dtype
 from vqdm_cuda.ops._symmetric import finite_or_identity, symmetrized
-from vqdm_cuda.ops.gaussian_w2 import check_gaussians, gaussian_w2
-from vqdm_cuda.ops.moments import moments_float64
+from vqdm_cuda.ops.gaussian_w2 import check_gaussians
 from vqdm_cuda.ops.sqrtm import root_eigen
 
 __all__ = ["gaussian_bhattacharyya", "gaussian_kl", "rate_distortion_gaussian", "wasserstein_loss"]
@@ -67,18 +68,27 @@ def wasserstein_loss(
         z = z.detach()
     if grad_to == "features":
         e = e.detach()
-    mean1, cov1 = moments_float64(z, unbiased=unbiased, group=group)
-    mean2, cov2 = moments_float64(e, unbiased=unbiased, group=None)
-    if normalize is not None:
-        variance = (cov1 if normalize == "features" else cov2).detach().diagonal().max()
-        variance = torch.where(variance > 0, variance, 1.0)  # a constant set has no scale
-        scale = variance.sqrt()
-        mean1, cov1, mean2, cov2 = mean1 / scale, cov1 / variance, mean2 / scale, cov2 / variance
-    cov1 = cov_scale * cov1
-    if target == "rate_distortion":
-        mean1, cov1 = rate_distortion_gaussian(mean1, cov1, e.shape[0])
-    w2 = gaussian_w2(mean1, cov1, mean2, cov2)
+    prepare = partial(_prepare, normalize=normalize, cov_scale=cov_scale, target=target, codebook_size=e.shape[0])
+    w2 = squared_w2_of_rows(z, e, prepare, unbiased=unbiased, group=group)
     return (w2 if squared else (w2 + tau).sqrt()).to(result_dtype(z, e))
+
+
+def _prepare(
+    given: Gaussians, *, normalize: str | None, cov_scale: float, target: str, codebook_size: int
+) -> Gaussians:
+    """What `wasserstein_loss` compares, of the moments of features and codes."""
+    mean1, cov1, mean2, cov2, *_ = given
+    if normalize is None:
+        prepared = Gaussians(mean1, cov1 if cov_scale == 1 else cov_scale * cov1, mean2, cov2, 1.0, cov_scale, 1.0)
+    else:
+        variance = (cov1 if normalize == "features" else cov2).diagonal().max()
+        inverse = 1 / torch.where(variance > 0, variance, 1.0)  # a constant set has no scale
+        root, scaled = inverse.sqrt(), cov_scale * inverse
+        prepared = Gaussians(mean1 * root, cov1 * scaled, mean2 * root, cov2 * inverse, root, scaled, inverse)
+    if target == "rate_distortion":
+        mean, cov = rate_distortion_gaussian(prepared.mean1, prepared.cov1, codebook_size)
+        prepared = prepared._replace(mean1=mean, cov1=cov)
+    return prepared
 
 
 def _check_wasserstein(

@@ -25,17 +25,14 @@ Numbers transposed(const Numbers& a, int d) {
   return out;
 }
 
-// U and V of diag(r1) Q diag(r2), as rows u_j and v_j; u_j is 0 for the singular values that are rounding.
-void decompose(const Numbers& qt, const Numbers& r1, const Numbers& r2, int d, JacobiColumns& work, Numbers& u,
-               Numbers& v) {
+// U and V of M, given M^T: as rows u_j and v_j; u_j is 0 for the singular values that are rounding.
+void decompose(const Numbers& mt, int d, JacobiColumns& work, Numbers& u, Numbers& v) {
   double largest = 0;
-  for (int j = 0; j < d; ++j) {
-    for (int i = 0; i < d; ++i) largest = std::max(largest, std::abs(qt[int64_t(j) * d + i]) * r1[i] * r2[j]);
-  }
-  const int exponent = largest > 0 ? -std::ilogb(largest) : 0;
+  for (const double x : mt) largest = std::max(largest, std::abs(x));
+  const double scale = largest > 0 ? std::ldexp(1.0, -std::ilogb(largest)) : 1.0;
   work.start();
   for (int j = 0; j < d; ++j) {
-    for (int i = 0; i < d; ++i) work.b(j)[i] = std::ldexp(qt[int64_t(j) * d + i] * r1[i] * r2[j], exponent);
+    for (int i = 0; i < d; ++i) work.b(j)[i] = scale * mt[int64_t(j) * d + i];
   }
   work.orthogonalize();
   Numbers sigma(d);
@@ -86,28 +83,89 @@ void identity_minus_map(Numbers& y, const RootEigen& eigen, int d, double* grad)
   }
 }
 
-}  // namespace
-
-double squared_bures(const Matrix& cov1, const Matrix& cov2, int d, double* grad1, double* grad2) {
-  const int64_t numbers = int64_t(d) * d;
-  Numbers s1(numbers), s2(numbers);
-  const bool finite1 = read_symmetric(cov1, d, s1.data()), finite2 = read_symmetric(cov2, d, s2.data());
-  if (!finite1 || !finite2) {
-    constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-    if (grad1 != nullptr) std::fill(grad1, grad1 + numbers, kNaN);
-    if (grad2 != nullptr) std::fill(grad2, grad2 + numbers, kNaN);
-    return kNaN;
+// L with S = L L^T, if every pivot shows full rank by a wide margin: eigenvalues may be smaller than that by a factor
+// of about d, and count as zero at negligible(d).
+bool cholesky(const Numbers& s, int d, Numbers& l) {
+  double largest = 0;
+  for (int i = 0; i < d; ++i) largest = std::max(largest, s[int64_t(i) * d + i]);
+  // Column by column; row j of `columns` is column j of L, so that inner loops run along memory.
+  Numbers columns(s.size());
+  for (int j = 0; j < d; ++j) {
+    double* column = columns.data() + int64_t(j) * d;
+    for (int i = j; i < d; ++i) column[i] = s[int64_t(j) * d + i];
+    for (int k = 0; k < j; ++k) {
+      const double* earlier = columns.data() + int64_t(k) * d;
+      const double factor = earlier[j];
+      for (int i = j; i < d; ++i) column[i] -= factor * earlier[i];
+    }
+    if (!(column[j] > 1e-10 * largest)) return false;
+    const double inverse = 1 / std::sqrt(column[j]);
+    for (int i = j; i < d; ++i) column[i] *= inverse;
   }
+  l = transposed(columns, d);
+  return true;
+}
+
+// I - sym(moved L^-1), given moved^T.
+void identity_minus_solved(const Numbers& l, Numbers& moved_t, int d, double* grad) {
+  for (int j = d - 1; j >= 0; --j) {  // rows of (moved L^-1)^T from the last
+    double* row = moved_t.data() + int64_t(j) * d;
+    for (int k = j + 1; k < d; ++k) {
+      const double factor = l[int64_t(k) * d + j];
+      const double* later = moved_t.data() + int64_t(k) * d;
+      for (int i = 0; i < d; ++i) row[i] -= factor * later[i];
+    }
+    const double inverse = 1 / l[int64_t(j) * d + j];
+    for (int i = 0; i < d; ++i) row[i] *= inverse;
+  }
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < d; ++j) {
+      grad[int64_t(i) * d + j] =
+          (i == j ? 1.0 : 0.0) - (moved_t[int64_t(i) * d + j] / 2 + moved_t[int64_t(j) * d + i] / 2);
+    }
+  }
+}
+
+double bures_of_full_rank(const Numbers& l1, const Numbers& l2, int d, double* grad1, double* grad2) {
+  Numbers mt(l1.size()), u(l1.size()), v(l1.size());
+  add_product_tn(l2.data(), l1.data(), d, mt.data());
+  JacobiColumns work(d);
+  decompose(mt, d, work, u, v);
+  // (L2 W^T)^T = W L2^T = sum_j u_j (L2 v_j)^T, and (L1 W)^T = sum_j v_j (L1 u_j)^T.
+  const auto moved_t = [&](const Numbers& l, const Numbers& x, const Numbers& y) {
+    Numbers lx(l.size()), out(l.size());
+    add_product(x.data(), transposed(l, d).data(), d, lx.data());
+    add_product_tn(y.data(), lx.data(), d, out.data());
+    return out;
+  };
+  Numbers moved1 = moved_t(l2, v, u);
+  double value = 0;
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < d; ++j) value += std::pow(l1[int64_t(i) * d + j] - moved1[int64_t(j) * d + i], 2);
+  }
+  if (grad1 != nullptr) {
+    Numbers moved2 = moved_t(l1, u, v);
+    identity_minus_solved(l1, moved1, d, grad1);
+    identity_minus_solved(l2, moved2, d, grad2);
+  }
+  return value;
+}
+
+double bures_of_any_rank(Numbers& s1, Numbers& s2, int d, double* grad1, double* grad2) {
+  const int64_t numbers = int64_t(d) * d;
   JacobiColumns work(d);
   RootEigen eigen1(d), eigen2(d);
   eigen1.compute(s1.data(), work);
   eigen2.compute(s2.data(), work);
   const Numbers &r1 = eigen1.roots, &r2 = eigen2.roots;
 
-  Numbers qt(numbers);
+  Numbers qt(numbers), mt(numbers);
   add_product(eigen2.vectors.data(), transposed(eigen1.vectors, d).data(), d, qt.data());
+  for (int j = 0; j < d; ++j) {
+    for (int i = 0; i < d; ++i) mt[int64_t(j) * d + i] = r1[i] * qt[int64_t(j) * d + i] * r2[j];
+  }
   Numbers u(numbers), v(numbers);
-  decompose(qt, r1, r2, d, work, u, v);
+  decompose(mt, d, work, u, v);
   Numbers y1 = moved_factor(qt, r2, v, u, d);
 
   double value = 0;
@@ -126,6 +184,23 @@ double squared_bures(const Matrix& cov1, const Matrix& cov2, int d, double* grad
     identity_minus_map(y2, eigen2, d, grad2);
   }
   return value;
+}
+
+}  // namespace
+
+double squared_bures(const Matrix& cov1, const Matrix& cov2, int d, double* grad1, double* grad2) {
+  const int64_t numbers = int64_t(d) * d;
+  Numbers s1(numbers), s2(numbers);
+  const bool finite1 = read_symmetric(cov1, d, s1.data()), finite2 = read_symmetric(cov2, d, s2.data());
+  if (!finite1 || !finite2) {
+    constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+    if (grad1 != nullptr) std::fill(grad1, grad1 + numbers, kNaN);
+    if (grad2 != nullptr) std::fill(grad2, grad2 + numbers, kNaN);
+    return kNaN;
+  }
+  Numbers l1, l2;
+  if (cholesky(s1, d, l1) && cholesky(s2, d, l2)) return bures_of_full_rank(l1, l2, d, grad1, grad2);
+  return bures_of_any_rank(s1, s2, d, grad1, grad2);
 }
 
 }  // namespace vqdm::cpu

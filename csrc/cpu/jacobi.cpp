@@ -27,6 +27,16 @@ VQDM_CLONES double dot_of(const double* x, const double* y, int64_t n) {
   return dot(x, y, n);
 }
 
+VQDM_CLONES double quadratic_form(const double* a, const double* x, int n) {
+  double sum = 0;
+  for (int i = 0; i < n; ++i) {
+    double row = 0;
+    for (int j = 0; j < n; ++j) row += a[int64_t(i) * n + j] * x[j];
+    sum += row * x[i];
+  }
+  return sum;
+}
+
 struct Rotation {
   double c, s, t;
 };
@@ -105,9 +115,12 @@ void symmetric_eigen(const double* a, JacobiColumns& work, double* values, doubl
     work.b(j)[j] += shift;
   }
   work.orthogonalize();
+  // Afresh from A: what the columns have gathered in rounding errors of the shift would make a zero eigenvalue look like
+  // one. The error of an eigenvector enters squared.
   for (int j = 0; j < n; ++j) {
-    values[j] = dot_of(work.v(j), work.b(j), (n + 7) / 8 * 8) - shift;
-    std::memcpy(vectors + int64_t(j) * n, work.v(j), size_t(n) * sizeof(double));
+    double* vector = vectors + int64_t(j) * n;
+    std::memcpy(vector, work.v(j), size_t(n) * sizeof(double));
+    values[j] = quadratic_form(a, vector, n);
   }
 }
 

@@ -114,14 +114,15 @@ class GroupSummer {
   std::vector<double> between_, weighted_, error_, minus_error_;
 };
 
-void merge(std::vector<Group>& groups, int64_t N, int d, double* mean, double* scatter,
+void merge(std::vector<Group>& groups, const MomentsParams& p, double* mean, double* cov,
            const ParallelFor& parallel_for) {
+  const int d = p.d;
   // First the means, of all groups as differences from one number, then their spread about the common mean.
   std::vector<double> common(d, 0.0);
   for (Group& group : groups) {
     for (int j = 0; j < d; ++j) {
       group.shift[j] += group.first[j] - groups[0].first[j];
-      common[j] += group.n / double(N) * group.shift[j];
+      common[j] += group.n / double(p.N) * group.shift[j];
     }
   }
   for (int j = 0; j < d; ++j) mean[j] = groups[0].first[j] + common[j];
@@ -130,7 +131,7 @@ void merge(std::vector<Group>& groups, int64_t N, int d, double* mean, double* s
   }
   parallel_for(d, 1 + (1 << 16) / (d * int64_t(groups.size())), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      double* out = scatter + i * d;
+      double* out = cov + i * d;
       std::fill(out + i, out + d, 0.0);
       for (const Group& group : groups) {
         const double between = group.n * group.shift[i];
@@ -140,15 +141,16 @@ void merge(std::vector<Group>& groups, int64_t N, int d, double* mean, double* s
           for (int64_t k = j; k < end; ++k) out[k] += own[k] + between * group.shift[k];
         }
       }
+      for (int64_t j = i; j < d; ++j) out[j] /= p.divisor;
     }
   });
   for (int i = 0; i < d; ++i) {
-    for (int j = 0; j < i; ++j) scatter[int64_t(i) * d + j] = scatter[int64_t(j) * d + i];
+    for (int j = 0; j < i; ++j) cov[int64_t(i) * d + j] = cov[int64_t(j) * d + i];
   }
 }
 
 template <class T>
-void moments_in(const MomentsParams& p, double* mean, double* scatter, const ParallelFor& parallel_for) {
+void moments_in(const MomentsParams& p, double* mean, double* cov, const ParallelFor& parallel_for) {
   const int64_t blocks = (p.N + kMomentRows - 1) / kMomentRows;
   const int64_t most = std::clamp<int64_t>(kGroupBytes / (scatter_numbers(p.d) * 8), 1, kMaxGroups);
   // Merging a group costs d^2 numbers, a block of rows kMomentRows times that.
@@ -162,19 +164,19 @@ void moments_in(const MomentsParams& p, double* mean, double* scatter, const Par
       summer.add_rows(g * rows, std::min(p.N, (g + 1) * rows), groups[g]);
     }
   });
-  merge(groups, p.N, p.d, mean, scatter, parallel_for);
+  merge(groups, p, mean, cov, parallel_for);
 }
 
 }  // namespace
 
-void moments(const MomentsParams& params, double* mean, double* scatter, const ParallelFor& parallel_for) {
+void moments(const MomentsParams& params, double* mean, double* cov, const ParallelFor& parallel_for) {
   if (params.N == 0) {
     std::fill(mean, mean + params.d, 0.0);
-    std::fill(scatter, scatter + int64_t(params.d) * params.d, 0.0);
+    std::fill(cov, cov + int64_t(params.d) * params.d, 0.0 / params.divisor);
   } else if (params.x.dtype == DType::kFloat64) {
-    moments_in<double>(params, mean, scatter, parallel_for);
+    moments_in<double>(params, mean, cov, parallel_for);
   } else {
-    moments_in<float>(params, mean, scatter, parallel_for);
+    moments_in<float>(params, mean, cov, parallel_for);
   }
 }
 

@@ -1,49 +1,10 @@
 #include "scatter_block.h"
 
-#include <cstring>
-
 #include "cpu_features.h"
+#include "tile_product.h"
 
 namespace vqdm::cpu {
 namespace {
-
-// kBytes: of a vector register. A tile of kRows x kVectors registers holds the sums, so that a row costs
-// kRows + kVectors loads for kRows * kVectors multiply-adds.
-template <class T, int kBytes, int kRows, int kVectors>
-[[gnu::always_inline]] inline void add_tile(const ScatterBlock<T>& block, int i0, int j0, bool first, double* scatter) {
-  constexpr int kLanes = kBytes / int(sizeof(T)), kColumns = kVectors * kLanes;
-  typedef T Vec __attribute__((vector_size(kBytes)));
-  Vec sums[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sums[i][v] = Vec{};
-  }
-  const T* x = block.x;
-  for (int r = 0; r < block.n; ++r, x += block.stride) {
-    Vec right[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) std::memcpy(&right[v], x + j0 + v * kLanes, sizeof(Vec));
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums[i][v] += x[i0 + i] * right[v];
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-    T row[kColumns];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) std::memcpy(row + v * kLanes, &sums[i][v], sizeof(Vec));
-    double* out = scatter + scatter_index(i0 + i, j0);
-    const double left0 = block.left[0][i0 + i], left1 = block.left[1][i0 + i];
-    const double *right0 = block.right[0] + j0, *right1 = block.right[1] + j0;
-    for (int j = 0; j < kColumns; ++j) {
-      const double sum = double(row[j]) + left0 * right0[j] + left1 * right1[j];
-      out[j] = first ? sum : out[j] + sum;
-    }
-  }
-}
 
 // Down one panel of columns after the other: the panel stays in the first-level cache.
 template <class T, int kBytes, int kRows, int kVectors>
@@ -52,7 +13,16 @@ template <class T, int kBytes, int kRows, int kVectors>
   static_assert(kScatterColumns % kColumns == 0 && kRows <= kScatterRows);
   for (int j0 = 0; j0 < block.d; j0 += kColumns) {
     for (int i0 = 0; i0 < block.d && i0 < j0 + kColumns; i0 += kRows) {
-      add_tile<T, kBytes, kRows, kVectors>(block, i0, j0, first, scatter);
+      tile_product<T, kBytes, kRows, kVectors>(
+          block.x + i0, 1, block.stride, block.x + j0, block.stride, block.n, [&](int i, const T* row) {
+            double* out = scatter + scatter_index(i0 + i, j0);
+            const double left0 = block.left[0][i0 + i], left1 = block.left[1][i0 + i];
+            const double *right0 = block.right[0] + j0, *right1 = block.right[1] + j0;
+            for (int j = 0; j < kColumns; ++j) {
+              const double sum = double(row[j]) + left0 * right0[j] + left1 * right1[j];
+              out[j] = first ? sum : out[j] + sum;
+            }
+          });
     }
   }
 }

@@ -14,8 +14,8 @@
 
 namespace vqdm {
 
-// mean [d] and scatter [d, d] = sum_i (x_i - mean)(x_i - mean)^T, float64; zeros for no rows.
-inline constexpr char kMomentsSchema[] = "moments(Tensor x) -> (Tensor mean, Tensor scatter)";
+// mean [d] and cov [d, d] = sum_i (x_i - mean)(x_i - mean)^T / divisor, float64. Without rows the sums are zeros.
+inline constexpr char kMomentsSchema[] = "moments(Tensor x, SymInt divisor) -> (Tensor mean, Tensor cov)";
 
 struct MomentsShapes {
   int64_t N = 0;

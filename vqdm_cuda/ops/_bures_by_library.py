@@ -2,7 +2,7 @@
 Jacobi kernels. Formulas: gaussian_w2.py.
 
 Where both covariances have full rank by a wide margin, their Cholesky factors do; otherwise all of the batch takes the
-roots of the eigenvalues, with pseudo-inverses.
+roots of the eigenvalues, with pseudo-inverses. The two covariances go through it stacked, as [2, ..., d, d].
 """
 
 import torch
@@ -14,70 +14,80 @@ from vqdm_cuda.ops._symmetric import finite_or_identity, negligible, symmetrized
 # smaller than that by a factor of about d, and count as zero at d u.
 _FULL_RANK = 1e-10
 
+# The least ratio of eigenvalues of M M^T for which its eigenvectors are as good as singular vectors need to be here.
+_WELL_CONDITIONED = 1e-5
+
 
 def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:  # [..., d, d]
     """B^2 [...] and, if asked for, dB^2/dS1 and dB^2/dS2 [..., d, d]; float64."""
-    S1, finite1 = finite_or_identity(symmetrized(cov1))
-    S2, finite2 = finite_or_identity(symmetrized(cov2))
-    nan = torch.where(finite1 & finite2, 0.0, torch.nan)
-    (L1, info1), (L2, info2) = torch.linalg.cholesky_ex(S1), torch.linalg.cholesky_ex(S2)
-    if bool((_has_full_rank(S1, L1, info1) & _has_full_rank(S2, L2, info2)).all()):
-        value, grads = _of_full_rank(L1, L2, gradients)
-    else:
-        value, grads = _of_any_rank(S1, S2, gradients)
-    if not gradients:
-        empty = value.new_empty(*value.shape, 0, 0)
-        return value + nan, empty, empty.clone()
-    return value + nan, grads[0] + nan[..., None, None], grads[1] + nan[..., None, None]
-
-
-def _has_full_rank(S: Tensor, L: Tensor, info: Tensor) -> Tensor:  # -> bool [...]
+    S, finite = finite_or_identity(symmetrized(torch.stack([cov1.double(), cov2.double()])))
+    L, info = torch.linalg.cholesky_ex(S)
     pivots, variances = L.diagonal(dim1=-2, dim2=-1).square(), S.diagonal(dim1=-2, dim2=-1)
-    return (info == 0) & (pivots.amin(-1) > _FULL_RANK * variances.amax(-1))
+    if bool(((info == 0) & (pivots.amin(-1) > _FULL_RANK * variances.amax(-1))).all()):
+        value, T = _of_full_rank(L, gradients)
+    else:
+        value, T = _of_any_rank(S, gradients)
+    if not bool(finite.all()):
+        nan = torch.where(finite.all(0), 0.0, torch.nan)
+        value, T = value + nan, T + nan[..., None, None]
+    gradient = (T + T.mT) / -2
+    gradient.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    return value, gradient[0], gradient[1].clone()
 
 
-def _of_full_rank(L1: Tensor, L2: Tensor, gradients: bool) -> tuple[Tensor, list[Tensor]]:
-    P, _, Qt = torch.linalg.svd(L1.mT @ L2)
-    W = P @ Qt
+def _of_full_rank(L: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:  # [2, ..., d, d] lower triangular
+    """B^2, and the two transport maps."""
+    L1, L2 = L
+    W = _polar(L1.mT @ L2)
     moved1 = L2 @ W.mT  # T12 L1
-    value = (L1 - moved1).square().sum((-2, -1))
+    value = (L1 - moved1).square_().sum((-2, -1))
     if not gradients:
-        return value, []
-    maps = (
-        torch.linalg.solve_triangular(L, moved, upper=False, left=False) for L, moved in ((L1, moved1), (L2, L1 @ W))
-    )
-    eye = torch.eye(L1.shape[-1], dtype=L1.dtype, device=L1.device)
-    return value, [eye - (T + T.mT) / 2 for T in maps]
+        return value, _none(L)
+    return value, torch.linalg.solve_triangular(L, torch.stack([moved1, L1 @ W]), upper=False, left=False)
 
 
-def _of_any_rank(S1: Tensor, S2: Tensor, gradients: bool) -> tuple[Tensor, list[Tensor]]:
-    roots1, V1 = _root_eigenvalues(S1)
-    roots2, V2 = _root_eigenvalues(S2)
-    L1, L2 = V1 * roots1[..., None, :], V2 * roots2[..., None, :]
+def _polar(M: Tensor) -> Tensor:  # [..., d, d] of full rank
+    """The orthogonal W nearest to M: P Q^T of M = P Sig Q^T.
+
+    The eigenvectors of M M^T are those of P, at a third of the time; they lose twice the digits that the singular
+    values spread over, so they serve only where that is little. What W then lacks in orthogonality, one Newton-Schulz
+    step makes good to its square.
+    """
+    values, P = torch.linalg.eigh(M @ M.mT)
+    if bool((values[..., 0] > _WELL_CONDITIONED * values[..., -1]).all()):
+        W = P @ ((P / values.sqrt()[..., None, :]).mT @ M)
+        return 1.5 * W - 0.5 * (W @ (W.mT @ W))
+    P, _, Qt = torch.linalg.svd(M)
+    return P @ Qt
+
+
+def _of_any_rank(S: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:  # [2, ..., d, d]
+    """B^2, and the two transport maps of least norm."""
+    values, V = torch.linalg.eigh(S)
+    roots = values.clamp_min(0).sqrt()
+    L1, L2 = V * roots[..., None, :]
     P, sigma, Qt = torch.linalg.svd(L1.mT @ L2)
     value = (L1 - L2 @ (P @ Qt).mT).square().sum((-2, -1))
     if not gradients:
-        return value, []
+        return value, _none(S)
     W = (P * (sigma > negligible(sigma[..., :1], sigma.shape[-1]))[..., None, :]) @ Qt
-    return value, [_identity_minus(L2 @ W.mT, V1, roots1), _identity_minus(L1 @ W, V2, roots2)]
+    return value, _map(torch.stack([L2 @ W.mT, L1 @ W]), V, roots)
 
 
-def _root_eigenvalues(S: Tensor) -> tuple[Tensor, Tensor]:  # [..., d, d] -> [..., d] >= 0, [..., d, d]
-    values, V = torch.linalg.eigh(S)
-    return values.clamp_min(0).sqrt(), V
+def _none(S: Tensor) -> Tensor:
+    return S.new_empty(*S.shape[:-2], 0, 0)
 
 
-def _identity_minus(
+def _map(
     moved: Tensor,  # [..., d, d] T L, what the transport map T makes of the factor L = V diag(roots)
     V: Tensor,  # [..., d, d]
     roots: Tensor,  # [..., d]
 ) -> Tensor:  # [..., d, d]
-    """I - T, where T is the symmetric matrix of least norm with T L = moved on the range of L."""
+    """The symmetric matrix T of least norm with T L = moved on the range of L."""
     largest = roots.amax(-1, keepdim=True)
     kept = roots.square() > negligible(largest.square(), roots.shape[-1])
     inverse = torch.where(kept, 1 / torch.where(kept, roots, 1.0), 0.0)
     # In the eigenbasis the columns of the range are known; its rows follow by symmetry, and the rest gets 0.
     T = V.mT @ (moved * inverse[..., None, :])
     T = (T + T.mT) / torch.where(kept[..., None, :] & kept[..., :, None], 2.0, 1.0)
-    T = V @ T @ V.mT
-    return torch.eye(V.shape[-1], dtype=V.dtype, device=V.device) - (T + T.mT) / 2
+    return V @ T @ V.mT

@@ -1,15 +1,28 @@
 """Symmetric positive semi-definite matrices in float64: what `sqrtm`, `gaussian_w2` and the losses share."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 # The largest d that this package's own kernels take. On the CPU, LAPACK is faster from here on (bench/README.md).
-OWN_KERNELS_UP_TO = {"cpu": 24, "cuda": 256}
+OWN_KERNELS_UP_TO = {"cpu": 40, "cuda": 256}
 
 
 def own_kernels(a: Tensor) -> bool:  # [..., d, d]
     """Whether matrices of this size and place go to this package's kernels, or to LAPACK or the device's library."""
     return a.shape[-1] <= OWN_KERNELS_UP_TO.get(a.device.type, 0)
+
+
+_FRAGMENT = torch.library.Library("vqdm", "FRAGMENT")
+
+
+def define_by_library(schema: str, function: Callable[..., Any]) -> None:
+    """torch.ops.vqdm.<name of the schema> as a Python function of plain tensor calls, opaque to compilers: it may look
+    at values. (torch.library.custom_op does the same at four times the time per call.)"""
+    _FRAGMENT.define(schema)
+    _FRAGMENT.impl(schema.partition("(")[0], function, "CompositeExplicitAutograd")
 
 
 def symmetrized(a: Tensor) -> Tensor:  # [..., d, d] -> float64 [..., d, d]

@@ -25,7 +25,7 @@ from torch import Tensor
 from vqdm_cuda.ops._bures_by_library import squared_bures
 from vqdm_cuda.ops._checks import check_floating, check_has_kernels, result_dtype, shapes
 from vqdm_cuda.ops._once import only_once
-from vqdm_cuda.ops._symmetric import own_kernels
+from vqdm_cuda.ops._symmetric import define_by_library, own_kernels
 
 __all__ = ["gaussian_w2"]
 
@@ -55,14 +55,22 @@ def gaussian_w2(
     """
     check_gaussians("gaussian_w2", mean1, cov1, mean2, cov2)
     check_has_kernels("gaussian_w2", cov1)
-    batch = torch.broadcast_shapes(mean1.shape[:-1], cov1.shape[:-2], mean2.shape[:-1], cov2.shape[:-2])
+    batch = _batch(mean1, cov1, mean2, cov2)
     gaussians = [
         x if x.shape[:-own] == batch else x.expand(*batch, *x.shape[-own:])
         for x, own in ((mean1, 1), (cov1, 2), (mean2, 1), (cov2, 2))
     ]
     gradients = torch.is_grad_enabled() and (cov1.requires_grad or cov2.requires_grad)
-    function = torch.ops.vqdm.gaussian_w2 if own_kernels(cov1) else _gaussian_w2_by_library
-    return function(*gaussians, gradients)[0]
+    return gaussian_w2_and_gradients(*gaussians, gradients)[0]
+
+
+def gaussian_w2_and_gradients(
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, gradients: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(w2 [...], and if asked for, its gradients in cov1 and in cov2 [..., d, d] in float64), unchecked; leading
+    dimensions equal."""
+    function = torch.ops.vqdm.gaussian_w2 if own_kernels(cov1) else torch.ops.vqdm.gaussian_w2_by_library
+    return function(mean1, cov1, mean2, cov2, gradients)
 
 
 def check_gaussians(function: str, mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> None:
@@ -74,19 +82,32 @@ def check_gaussians(function: str, mean1: Tensor, cov1: Tensor, mean2: Tensor, c
         got = shapes(mean1, cov1, mean2, cov2)
         raise ValueError(f"{function}: expected means [..., d] and covariances [..., d, d] of one d >= 1, got {got}")
     try:
-        torch.broadcast_shapes(*(m.shape[:-1] for m in means), *(c.shape[:-2] for c in covs))
+        _batch(mean1, cov1, mean2, cov2)
     except RuntimeError:
         got = shapes(mean1, cov1, mean2, cov2)
         raise ValueError(f"{function}: expected leading dimensions that broadcast, got {got}") from None
 
 
-@torch.library.custom_op("vqdm::gaussian_w2_by_library", mutates_args=())
+def _batch(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> torch.Size:
+    batch = mean1.shape[:-1]
+    if cov1.shape[:-2] == batch and mean2.shape[:-1] == batch and cov2.shape[:-2] == batch:
+        return batch  # torch.broadcast_shapes takes longer than the kernel
+    return torch.broadcast_shapes(batch, cov1.shape[:-2], mean2.shape[:-1], cov2.shape[:-2])
+
+
 def _gaussian_w2_by_library(
     mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     bures, grad1, grad2 = squared_bures(cov1, cov2, gradients)
     w2 = (mean1.double() - mean2.double()).square().sum(-1) + bures
     return w2.to(result_dtype(mean1, cov1, mean2, cov2)), grad1, grad2
+
+
+define_by_library(
+    "gaussian_w2_by_library(Tensor mean1, Tensor cov1, Tensor mean2, Tensor cov2, bool gradients) -> "
+    "(Tensor w2, Tensor grad_cov1, Tensor grad_cov2)",
+    _gaussian_w2_by_library,
+)
 
 
 def _fake(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:

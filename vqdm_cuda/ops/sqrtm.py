@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vqdm_cuda.ops._checks import check_floating, check_has_kernels, result_dtype
 from vqdm_cuda.ops._once import only_once
-from vqdm_cuda.ops._symmetric import finite_or_identity, negligible, own_kernels, symmetrized
+from vqdm_cuda.ops._symmetric import define_by_library, finite_or_identity, negligible, own_kernels, symmetrized
 
 __all__ = ["sqrtm"]
 
@@ -46,7 +46,7 @@ def root_eigen(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [..., d, d]
     for an item that is not finite, and the eigenvectors [..., d, d] as columns)."""
     _check(a)
     check_has_kernels("sqrtm", a)
-    return torch.ops.vqdm.sqrtm(a) if own_kernels(a) else _sqrtm_by_library(a)
+    return torch.ops.vqdm.sqrtm(a) if own_kernels(a) else torch.ops.vqdm.sqrtm_by_library(a)
 
 
 def _check(a: Tensor) -> None:
@@ -55,13 +55,15 @@ def _check(a: Tensor) -> None:
         raise ValueError(f"sqrtm: expected a [..., d, d] with d >= 1, got {list(a.shape)}")
 
 
-@torch.library.custom_op("vqdm::sqrtm_by_library", mutates_args=())
 def _sqrtm_by_library(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     safe, finite = finite_or_identity(symmetrized(a))
     values, V = torch.linalg.eigh(safe)
     roots = values.clamp_min(0).sqrt() + torch.where(finite, 0.0, torch.nan)[..., None]
     root = (V * roots[..., None, :]) @ V.mT
     return ((root + root.mT) / 2).to(result_dtype(a)), roots, V.contiguous()
+
+
+define_by_library("sqrtm_by_library(Tensor a) -> (Tensor root, Tensor roots, Tensor vectors)", _sqrtm_by_library)
 
 
 def _fake(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
