@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"_version", "_C", "_library"},
     {"ops", "distributed"},
-    {"losses", "criteria"},
+    {"losses", "divergences", "criteria"},
     {"quantizers"},
     {"models"},
 ]
