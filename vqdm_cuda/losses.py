@@ -18,6 +18,8 @@ from vqdm_cuda.ops.moments import moments_float64
 
 __all__ = ["rate_distortion_gaussian", "wasserstein_loss"]
 
+TARGETS = ("features", "rate_distortion")
+
 
 def wasserstein_loss(
     z: Tensor,  # [N, d] features
@@ -74,8 +76,28 @@ def wasserstein_loss(
     cov1 = cov_scale * cov1
     if target == "rate_distortion":
         mean1, cov1 = rate_distortion_gaussian(mean1, cov1, e.shape[0])
-    w2 = gaussian_w2(mean1, cov1, mean2, cov2)
-    return (w2 if squared else (w2 + tau).sqrt()).to(result_dtype(z, e))
+    return _form(gaussian_w2(mean1, cov1, mean2, cov2), squared, tau).to(result_dtype(z, e))
+
+
+def wasserstein_to_gaussian(
+    z: Tensor,  # [N, d] features
+    std: float,
+    *,
+    squared: bool = False,
+    unbiased: bool = False,
+    cov_scale: float = 1.0,
+    tau: float = 1e-10,
+    group: ProcessGroup | None = None,
+) -> Tensor:  # scalar
+    """L_W between the features and the fixed Gaussian N(0, std^2 I); options, type and NaN as in `wasserstein_loss`."""
+    mean, cov = moments_float64(z, unbiased=unbiased, group=group)
+    eye = torch.eye(z.shape[1], dtype=cov.dtype, device=cov.device)
+    w2 = gaussian_w2(mean, cov_scale * cov, torch.zeros_like(mean), std**2 * eye)
+    return _form(w2, squared, tau).to(result_dtype(z))
+
+
+def _form(w2: Tensor, squared: bool, tau: float) -> Tensor:
+    return w2 if squared else (w2 + tau).sqrt()
 
 
 def _check_wasserstein(
@@ -87,18 +109,22 @@ def _check_wasserstein(
             "wasserstein_loss: expected z [N, d] and e [K, d] with equal d >= 1 and K >= 1, "
             f"got {list(z.shape)} and {list(e.shape)}"
         )
-    check_wasserstein_options("wasserstein_loss", grad_to, target, normalize, cov_scale)
-    if not 0 <= tau < float("inf"):
-        raise ValueError(f"wasserstein_loss: expected tau >= 0, got {tau}")
+    check_wasserstein_options("wasserstein_loss", TARGETS, grad_to, target, normalize, cov_scale, tau)
 
 
 def check_wasserstein_options(
-    function: str, grad_to: str, target: str, normalize: str | None, cov_scale: float
+    function: str,
+    targets: tuple[str, ...],
+    grad_to: str,
+    target: str,
+    normalize: str | None,
+    cov_scale: float,
+    tau: float,
 ) -> None:
-    """Raise ValueError for an option of `wasserstein_loss` outside its set."""
+    """Raise ValueError for an option outside its set; `targets` is that of `target`."""
     options: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
         ("grad_to", grad_to, ("codebook", "features", "both")),
-        ("target", target, ("features", "rate_distortion")),
+        ("target", target, targets),
         ("normalize", normalize, (None, "features", "codebook")),
     )
     for name, value, allowed in options:
@@ -111,6 +137,8 @@ def check_wasserstein_options(
         )
     if not 0 < cov_scale < float("inf"):
         raise ValueError(f"{function}: expected cov_scale > 0, got {cov_scale}")
+    if not 0 <= tau < float("inf"):
+        raise ValueError(f"{function}: expected tau >= 0, got {tau}")
 
 
 @torch.no_grad()
