@@ -140,8 +140,9 @@ def test_the_configuration_rebuilds_the_module(options):
     assert WassersteinQuantizer(**config).config == q.config
 
 
-def test_compiles_into_one_graph():
-    q, _ = pair(grad_to="both")
+@pytest.mark.parametrize("options", [{"grad_to": "both"}, GAUSSIAN], ids=str)
+def test_compiles_into_one_graph(options):
+    q, _ = pair(**options)
     z = torch.randn(20, 4, requires_grad=True)
     plain, compiled = q(z), torch.compile(q, fullgraph=True, backend="aot_eager")(z)
     torch.testing.assert_close(compiled.loss, plain.loss, rtol=1e-6, atol=0)

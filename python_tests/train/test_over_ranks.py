@@ -1,6 +1,7 @@
 """Training by two processes (gloo) equals training by one on the same global batches."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,14 @@ def test_two_processes_equal_one(tmp_path: Path, queue_size: int) -> None:
         return safetensors.torch.load_file(tmp_path / name / "checkpoints" / "step-000006" / "weights.safetensors")
 
     one = train("one")
-    two = train("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    two = train("two", *launcher)
     assert one.keys() == two.keys()
     if queue_size:
+        # The first process saves, and what it saves is the queue of both: the last step again, from the one before.
+        shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-000006")
+        again = train("two", *launcher)
+        assert all(torch.equal(again[name], value) for name, value in two.items())
         # The same vectors, in the order of the processes.
         pair = [run.pop("quantizer.inner.queue.vectors").double() for run in (one, two)]
         for rows in pair:

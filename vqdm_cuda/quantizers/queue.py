@@ -8,8 +8,10 @@ keep their graph, so that a loss of the statistics has its exact gradient to the
 With a process group there is one queue, of the vectors of all its ranks in the order of the ranks, and every rank holds
 all of it. So the ranks together equal one process with all the rows, whatever each rank's part and be it none; the
 checkpoint of one rank is that of all; and DistributedDataParallel may copy buffers from the first. (The published code
-has a queue on each rank, which its own loss alone sees.) Where a batch is dropped in part, its first rows go first,
-which may be others over ranks than in one process if the rows of a batch are ordered by something else than images.
+has a queue on each rank, which its own loss alone sees. So has a module without `group` here, but
+DistributedDataParallel then replaces it by the first rank's, unless told broadcast_buffers=False.) Where a batch is
+dropped in part, its first rows go first, which over ranks may be others than in one process if the rows of a batch are
+ordered by something else than images.
 """
 
 import torch
