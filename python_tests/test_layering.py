@@ -13,7 +13,7 @@ LAYERS = [
     {"_version", "_C", "_library"},
     {"ops", "distributed"},
     {"matching"},
-    {"losses", "criteria"},
+    {"losses", "divergences", "criteria"},
     {"quantizers"},
     {"models"},
 ]

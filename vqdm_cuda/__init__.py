@@ -8,7 +8,8 @@ from vqdm_cuda import reference
 from vqdm_cuda._library import build_info
 from vqdm_cuda._version import __version__
 from vqdm_cuda.criteria import Usage, criterion_triple, perplexity, quantization_error, utilization
-from vqdm_cuda.losses import gaussian_bhattacharyya, gaussian_kl, rate_distortion_gaussian, wasserstein_loss
+from vqdm_cuda.divergences import gaussian_bhattacharyya, gaussian_kl
+from vqdm_cuda.losses import rate_distortion_gaussian, wasserstein_loss
 from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer
 from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2

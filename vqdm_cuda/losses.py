@@ -1,8 +1,6 @@
 """Losses that match the distribution of the codebook to that of the features, both taken as Gaussian.
 
-    L_W  = sqrt(W2^2 + tau)                                            Wasserstein VQ, section 3.1 (W2: its Lemma 3)
-    KL   = 1/2 (D^T S2^-1 D + tr(S2^-1 S1 - I) + ln det S2 / det S1)   Lemma 5;  D = m1 - m2
-    Bhat = 1/8 D^T S^-1 D + 1/2 ln(det S / sqrt(det S1 det S2))        Lemma 6;  S = (S1 + S2) / 2
+    L_W = sqrt(W2^2 + tau)                                             Wasserstein VQ, section 3.1 (W2: its Lemma 3)
 
 Shapes: N features, K codes, d dimensions. Everything is computed in float64 and rounded once.
 """
@@ -15,12 +13,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from vqdm_cuda.matching import Gaussians, squared_w2_of_rows
-from vqdm_cuda.ops._checks import check_floating, has_values, result_dtype
-from vqdm_cuda.ops._symmetric import finite_or_identity, symmetrized
-from vqdm_cuda.ops.gaussian_w2 import check_gaussians
+from vqdm_cuda.ops._checks import check_floating, result_dtype
+from vqdm_cuda.ops.gaussian_w2 import check_gaussians, gaussian_w2
+from vqdm_cuda.ops.moments import moments_float64
 from vqdm_cuda.ops.sqrtm import root_eigen
 
-__all__ = ["gaussian_bhattacharyya", "gaussian_kl", "rate_distortion_gaussian", "wasserstein_loss"]
+__all__ = ["rate_distortion_gaussian", "wasserstein_loss"]
+
+TARGETS = ("features", "rate_distortion")
 
 
 def wasserstein_loss(
@@ -70,7 +70,28 @@ def wasserstein_loss(
         e = e.detach()
     prepare = partial(_prepare, normalize=normalize, cov_scale=cov_scale, target=target, codebook_size=e.shape[0])
     w2 = squared_w2_of_rows(z, e, prepare, unbiased=unbiased, group=group)
-    return (w2 if squared else (w2 + tau).sqrt()).to(result_dtype(z, e))
+    return _form(w2, squared, tau).to(result_dtype(z, e))
+
+
+def wasserstein_to_gaussian(
+    z: Tensor,  # [N, d] features
+    std: float,
+    *,
+    squared: bool = False,
+    unbiased: bool = False,
+    cov_scale: float = 1.0,
+    tau: float = 1e-10,
+    group: ProcessGroup | None = None,
+) -> Tensor:  # scalar
+    """L_W between the features and the fixed Gaussian N(0, std^2 I); options, type and NaN as in `wasserstein_loss`."""
+    mean, cov = moments_float64(z, unbiased=unbiased, group=group)
+    eye = torch.eye(z.shape[1], dtype=cov.dtype, device=cov.device)
+    w2 = gaussian_w2(mean, cov_scale * cov, torch.zeros_like(mean), std**2 * eye)
+    return _form(w2, squared, tau).to(result_dtype(z))
+
+
+def _form(w2: Tensor, squared: bool, tau: float) -> Tensor:
+    return w2 if squared else (w2 + tau).sqrt()
 
 
 def _prepare(
@@ -100,18 +121,22 @@ def _check_wasserstein(
             "wasserstein_loss: expected z [N, d] and e [K, d] with equal d >= 1 and K >= 1, "
             f"got {list(z.shape)} and {list(e.shape)}"
         )
-    check_wasserstein_options("wasserstein_loss", grad_to, target, normalize, cov_scale)
-    if not 0 <= tau < float("inf"):
-        raise ValueError(f"wasserstein_loss: expected tau >= 0, got {tau}")
+    check_wasserstein_options("wasserstein_loss", TARGETS, grad_to, target, normalize, cov_scale, tau)
 
 
 def check_wasserstein_options(
-    function: str, grad_to: str, target: str, normalize: str | None, cov_scale: float
+    function: str,
+    targets: tuple[str, ...],
+    grad_to: str,
+    target: str,
+    normalize: str | None,
+    cov_scale: float,
+    tau: float,
 ) -> None:
-    """Raise ValueError for an option of `wasserstein_loss` outside its set."""
+    """Raise ValueError for an option outside its set; `targets` is that of `target`."""
     options: tuple[tuple[str, str | None, tuple[str | None, ...]], ...] = (
         ("grad_to", grad_to, ("codebook", "features", "both")),
-        ("target", target, ("features", "rate_distortion")),
+        ("target", target, targets),
         ("normalize", normalize, (None, "features", "codebook")),
     )
     for name, value, allowed in options:
@@ -124,6 +149,8 @@ def check_wasserstein_options(
         )
     if not 0 < cov_scale < float("inf"):
         raise ValueError(f"{function}: expected cov_scale > 0, got {cov_scale}")
+    if not 0 <= tau < float("inf"):
+        raise ValueError(f"{function}: expected tau >= 0, got {tau}")
 
 
 @torch.no_grad()
@@ -170,76 +197,3 @@ def rate_distortion_gaussian(
     law = (V * kept[..., None, :]) @ V.mT  # NaN where cov is not finite, as the roots are
     out_dtype = result_dtype(mean, cov)
     return mean.to(out_dtype), law.to(out_dtype)
-
-
-def gaussian_kl(
-    mean1: Tensor,  # [..., d]
-    cov1: Tensor,  # [..., d, d]
-    mean2: Tensor,  # [..., d]
-    cov2: Tensor,  # [..., d, d]
-) -> Tensor:  # [...]
-    """Kullback-Leibler divergence of N(mean1, cov1) from N(mean2, cov2), in nats (Lemma 5). Differentiable.
-
-    Leading dimensions broadcast. An item that holds NaN or Inf gives NaN. Looking for singular covariances makes the
-    host wait for a GPU; compiled code does not look, and leaves the error to torch's factorisation.
-
-    Raises:
-        ValueError: shapes that do not fit, different devices, a covariance that is singular to the precision of its
-            dtype.
-        TypeError: an argument that is not a floating tensor.
-    """
-    check_gaussians("gaussian_kl", mean1, cov1, mean2, cov2)
-    L1, L2 = _factor("gaussian_kl", "cov1", cov1), _factor("gaussian_kl", "cov2", cov2)
-    ratio = torch.linalg.solve_triangular(L2, L1, upper=False)  # lower triangular; S2^-1 S1 has its singular values
-    # tr - d + ln det, written so that no term is negative: with diagonal r, r^2 - 1 - 2 ln r, and the squares below it.
-    u = ratio.diagonal(dim1=-2, dim2=-1) - 1
-    divergence = (u.square() + 2 * (u - u.log1p())).sum(-1) + ratio.tril(-1).square().sum((-2, -1))
-    return ((divergence + _mahalanobis(L2, mean1, mean2)) / 2).to(result_dtype(mean1, cov1, mean2, cov2))
-
-
-def gaussian_bhattacharyya(
-    mean1: Tensor,  # [..., d]
-    cov1: Tensor,  # [..., d, d]
-    mean2: Tensor,  # [..., d]
-    cov2: Tensor,  # [..., d, d]
-) -> Tensor:  # [...]
-    """Bhattacharyya distance of N(mean1, cov1) and N(mean2, cov2) (Lemma 6). Differentiable.
-
-    Leading dimensions broadcast. An item that holds NaN or Inf gives NaN. Looking for singular covariances makes the
-    host wait for a GPU; compiled code does not look, and leaves the error to torch's factorisation.
-
-    Raises:
-        ValueError: shapes that do not fit, different devices, a covariance that is singular to the precision of its
-            dtype.
-        TypeError: an argument that is not a floating tensor.
-    """
-    check_gaussians("gaussian_bhattacharyya", mean1, cov1, mean2, cov2)
-    L1, L2 = _factor("gaussian_bhattacharyya", "cov1", cov1), _factor("gaussian_bhattacharyya", "cov2", cov2)
-    # The mean of two matrices of full rank has it too; only NaN can fail here, and stays NaN.
-    L, _ = torch.linalg.cholesky_ex((L1 @ L1.mT + L2 @ L2.mT) / 2)
-    half_log_ratio = _half_log_det(L) - (_half_log_det(L1) + _half_log_det(L2)) / 2
-    return (_mahalanobis(L, mean1, mean2) / 8 + half_log_ratio).to(result_dtype(mean1, cov1, mean2, cov2))
-
-
-def _factor(function: str, name: str, cov: Tensor) -> Tensor:  # [..., d, d] -> lower triangular float64 [..., d, d]
-    S, finite = finite_or_identity(symmetrized(cov))
-    values = torch.linalg.eigvalsh(S.detach())
-    # The rule of matrix_rank, at the precision in which the matrix was given.
-    smallest, largest = values[..., 0], values[..., -1]
-    singular = smallest <= cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
-    if has_values(cov) and singular.any():
-        raise ValueError(
-            f"{function}: expected {name} of full rank, got eigenvalues from "
-            f"{smallest[singular][0].item():.3g} to {largest[singular][0].item():.3g}"
-        )
-    nan = torch.where(finite, 0.0, torch.nan)[..., None, None]
-    return torch.linalg.cholesky(S) + nan
-
-
-def _half_log_det(L: Tensor) -> Tensor:  # lower triangular [..., d, d] -> [...], 1/2 ln det L L^T
-    return L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-def _mahalanobis(L: Tensor, mean1: Tensor, mean2: Tensor) -> Tensor:  # -> [...], D^T (L L^T)^-1 D
-    difference = (mean1.double() - mean2.double())[..., None]
-    return torch.linalg.solve_triangular(L, difference, upper=False).square().sum((-2, -1))

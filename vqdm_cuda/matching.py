@@ -64,17 +64,19 @@ class _SquaredW2OfRows(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> Tensor:
         lost = 1 if unbiased else 0
-        rows: tuple[Tensor | int, Tensor | int] = (max(z.shape[0], 1), max(z.shape[0] - lost, 0))
+        count: Tensor | int
+        divisor: Tensor | int
         if group is None:
             mean1, cov1 = moments_float64(z, unbiased=unbiased, group=None)
+            count, divisor = max(z.shape[0], 1), max(z.shape[0] - lost, 0)
         else:
-            mean1, cov1, *rows = global_moments(z, unbiased, group)
+            mean1, cov1, count, divisor = global_moments(z, unbiased, group)
         mean2, cov2 = moments_float64(e, unbiased=unbiased, group=None)
         compared = prepare(Gaussians(mean1, cov1, mean2, cov2))
         w2, grad1, grad2 = gaussian_w2_and_gradients(*compared[:4], any(ctx.needs_input_grad))
         ctx.save_for_backward(z, e, mean1, mean2, compared.mean1 - compared.mean2, grad1, grad2)
-        ctx.rows, ctx.codes, ctx.group = rows, (e.shape[0], max(e.shape[0] - lost, 0)), group
-        ctx.factors = compared[4:]
+        ctx.rows, ctx.codes = (count, divisor), (e.shape[0], max(e.shape[0] - lost, 0))
+        ctx.factors, ctx.group = compared[4:], group
         return w2
 
     @staticmethod

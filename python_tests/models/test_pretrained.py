@@ -22,6 +22,10 @@ SMALL: dict[str, Any] = {
 QUANTIZERS = {
     "vector": lambda: VectorQuantizer(50, 6, gradient="rotation"),
     "wasserstein": lambda: WassersteinQuantizer(50, 6, grad_to="both", squared=True),
+    "frozen": lambda: WassersteinQuantizer(
+        50, 6, freeze_codebook=True, codebook_weight=0.0, grad_to="features", target="gaussian", target_std=0.05
+    ),
+    "queue": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6, queue_size=40), (1, 4), scale_weights=[1, 3]),
     "multi_scale": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6), (1, (2, 1), 4), num_phi=2, phi_ratio=0.25),
 }
 
@@ -94,7 +98,7 @@ def test_a_save_that_fails_leaves_the_last_one(folder, monkeypatch):
 
 
 def test_every_quantizer_that_can_be_saved_can_be_named():
-    assert set(pretrained.KINDS["quantizer"]) == set(QUANTIZERS)
+    assert set(pretrained.KINDS["quantizer"]) == {build().kind for build in QUANTIZERS.values()}
     assert all(issubclass(build, Quantizer) for build in pretrained.KINDS["quantizer"].values())  # type: ignore[arg-type]
 
 

@@ -104,7 +104,7 @@ def test_phi_is_shared_as_in_var():
         assert places_of_scales(T, T) == list(range(T))
 
 
-@pytest.mark.parametrize("matching", ["pooled", "per_scale"])
+@pytest.mark.parametrize("matching", ["pooled", "per_scale", "pooled_and_last"])
 def test_matching_takes_the_residuals_of_all_scales(matching):
     q = quantizer(wasserstein={"wasserstein_weight": 0.4}, matching=matching).double()
     z = torch.randn(3, 5, 8, 8, dtype=torch.float64)
@@ -112,11 +112,38 @@ def test_matching_takes_the_residuals_of_all_scales(matching):
     _, _, loss, residuals = var_loop(q, z)
     if matching == "pooled":
         expected = wasserstein_loss(rows_of(residuals), q.codebook)
+    elif matching == "pooled_and_last":
+        expected = wasserstein_loss(rows_of(residuals), q.codebook) + wasserstein_loss(
+            rows_of(residuals[-1:]), q.codebook
+        )
     else:
         expected = torch.stack([wasserstein_loss(rows_of([r]), q.codebook) for r in residuals]).mean()
     assert list(terms) == ["commitment", "codebook", "wasserstein"]
     torch.testing.assert_close(terms["wasserstein"].double(), 0.4 * expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(quantized.loss, loss + 0.4 * expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 2, 3], [0, 0, 0, 5.0], [0.25, 0.25, 0.25, 0.25]], ids=str)
+def test_scales_are_weighted_as_asked(weights):
+    """By the losses of the quantizers that stop after fewer scales of the same size."""
+    torch.manual_seed(0)
+    scales = (2, 1, 2, 2)
+    q = quantizer(scales, num_phi=None, scale_weights=weights).double()
+    z = torch.randn(3, 5, 2, 2, dtype=torch.float64, requires_grad=True)
+    loss = q(z).loss
+    expected = torch.zeros((), dtype=torch.float64)
+    for t, weight in enumerate(weights, 1):
+        codes = [q.inner.lookup(i.flatten()).view(*i.shape, 5).permute(0, 3, 1, 2) for i in q.encode(z)[:t]]
+        f_hat = torch.stack([F.interpolate(c, (2, 2), mode="bicubic") for c in codes]).sum(0)
+        terms = 0.3 * F.mse_loss(f_hat.detach(), z) + 0.7 * F.mse_loss(f_hat, z.detach())
+        expected = expected + weight / sum(weights) * terms
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    leaves = [z, *q.codebook_parameters()]
+    got, wanted = torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+    even = quantizer(scales, num_phi=None).double()
+    assert (even(z).loss - loss).abs().item() < 1e-12 or len(set(weights)) > 1
+    assert q.config["scale_weights"] == weights
 
 
 @pytest.mark.parametrize("scales", [SCALES, (1, 2, (3, 4))])
@@ -343,6 +370,10 @@ def test_only_quantizers_of_single_vectors_fit_inside():
         ({"scales": range(1, 8), "num_phi": 6}, r"no phi without one of the 7 scales.*got 6"),
         ({"num_phi": -1}, "num_phi of at least 0 or None, got -1"),
         ({"matching": "each"}, "matching to be one of .*, got 'each'"),
+        ({"scale_weights": (1, 2)}, r"scale_weights to be 6 finite numbers, .*got \[1, 2\]"),
+        ({"scale_weights": (1, 2, 3, -1, 2, 3)}, r"none negative and not all 0, got \[1, 2, 3, -1, 2, 3\]"),
+        ({"scale_weights": (0,) * 6}, r"none negative and not all 0, got \[0, 0, 0, 0, 0, 0\]"),
+        ({"scale_weights": (1, 1, 1, 1, 1, float("nan"))}, "none negative and not all 0, got .*nan"),
     ],
 )
 def test_bad_options_are_refused(options, message):

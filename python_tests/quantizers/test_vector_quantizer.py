@@ -10,7 +10,7 @@ from torch import Tensor
 
 import simt
 from cases import DEVICES, NO_SIMT
-from vqdm_cuda.quantizers import VectorQuantizer
+from vqdm_cuda.quantizers import MultiScaleQuantizer, VectorQuantizer
 from vqdm_cuda.quantizers.gradient import pass_gradient
 from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
 
@@ -329,6 +329,50 @@ def test_the_initial_codes_have_the_asked_deviation():
     assert VectorQuantizer(5000, 16, init_std=0.01).weight.std().item() == pytest.approx(0.01, rel=0.02)
 
 
+def test_the_initial_codes_fill_the_asked_bounds_evenly():
+    torch.manual_seed(0)
+    q = VectorQuantizer(5000, 16, init_bound=1 / 5000)
+    assert q.weight.abs().max().item() == pytest.approx(1 / 5000, rel=1e-3)
+    assert q.weight.std().item() == pytest.approx(1 / 5000 / 3**0.5, rel=0.01)
+    again = VectorQuantizer(**{k: v for k, v in q.config.items() if k != "kind"})
+    assert again.config == q.config
+    assert again.init_std is None
+
+
+def test_frozen_codes_are_out_of_reach():
+    """A buffer: no optimizer, no requires_grad_ and no gradient finds it, and it is saved under the same name."""
+    q, trained = quantizer(freeze_codebook=True, codebook_weight=0.0), quantizer()
+    assert list(q.parameters()) == q.codebook_parameters() == q.parameter_groups(lr=1.0, codebook_lr=1.0) == []
+    trained.load_state_dict(q.state_dict())
+    z = torch.randn(20, 4, requires_grad=True)
+    (z_q, indices, loss), terms = q.requires_grad_(True)(z, return_terms=True)
+    assert torch.equal(indices, trained.encode(z))
+    (loss + z_q.sum()).backward()
+    (wanted,) = torch.autograd.grad(0.25 * (z - z_q.detach()).square().mean() + z.sum(), z)
+    torch.testing.assert_close(z.grad, wanted, rtol=1e-6, atol=1e-7)
+    assert q.weight.grad is None
+    assert not q.weight.requires_grad
+    assert terms["codebook"] == 0
+    assert copy.deepcopy(q).double().weight.dtype == torch.float64
+
+
+def test_the_codebook_has_a_parameter_group_of_its_own():
+    plain = quantizer()
+    groups = plain.parameter_groups(lr=0.1, codebook_lr=0.5)
+    assert [(len(group["params"]), group["lr"]) for group in groups] == [(1, 0.5)]
+    scales = MultiScaleQuantizer(plain, (1, 2, 4), num_phi=2)
+    rest, codebook = scales.parameter_groups(lr=0.1, codebook_lr=0.5)
+    assert (rest["lr"], codebook["lr"]) == (0.1, 0.5)
+    assert [id(p) for p in codebook["params"]] == [id(plain.weight)]
+    assert {id(p) for p in rest["params"]} == {id(p) for p in scales.phi.parameters()}
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1, requires_grad=True)], "lr": 1.0}, rest, codebook])
+    before = plain.weight.detach().clone()
+    plain(torch.randn(20, 4)).loss.backward()
+    optimizer.step()
+    assert plain.weight.grad is not None
+    torch.testing.assert_close(plain.weight.detach(), before - 0.5 * plain.weight.grad, rtol=1e-6, atol=1e-7)
+
+
 def test_a_copy_has_no_process_group():
     q = quantizer()
     q.group = lambda: None  # type: ignore[assignment]  # stands for a group, which cannot be copied either
@@ -416,6 +460,9 @@ def test_bad_indices_are_refused(indices, error, message):
         ({"codebook_weight": float("nan")}, ValueError, "codebook_weight to be finite and not negative, got nan"),
         ({"gradient": "none"}, ValueError, "gradient to be one of .*, got 'none'"),
         ({"init_std": 0.0}, ValueError, "init_std to be finite and positive, got 0.0"),
+        ({"init_bound": -1.0}, ValueError, "init_bound to be finite and positive, got -1.0"),
+        ({"init_bound": 1.0, "init_std": 2.0}, ValueError, "init_std or init_bound, got both, 2.0 and 1.0"),
+        ({"freeze_codebook": True}, ValueError, "codebook_weight 0 with freeze_codebook, since .*, got 1.0"),
     ],
 )
 def test_bad_options_are_refused(arguments, error, message):

@@ -26,8 +26,12 @@ OPTIONS: list[dict[str, Any]] = [
     {"normalize": "features"},
     {"normalize": "codebook"},
     {"cov_scale": 0.25},
+    {"tau": 1e-2},
     {"grad_to": "both", "squared": True, "unbiased": True, "normalize": "features", "cov_scale": 0.5},
 ]
+
+
+GAUSSIAN: dict[str, Any] = {"target": "gaussian", "target_std": 0.3, "grad_to": "features"}
 
 
 # values --------------------------------------------------------------------------------------------------------------
@@ -54,6 +58,22 @@ def test_no_two_options_mean_the_same():
         q, _ = pair(**options)
         values.append(q(torch.randn(200, 4, generator=torch.Generator().manual_seed(1)) * 2 + 1).loss.item())
     assert len({round(value, 6) for value in values}) == len(OPTIONS)
+
+
+@pytest.mark.parametrize("options", [{}, {"squared": True, "tau": 1.0}, {"unbiased": True, "cov_scale": 0.5}], ids=str)
+def test_a_fixed_gaussian_pulls_the_features_whatever_the_codes(options):
+    q = pair(commitment_weight=0.0, codebook_weight=0.0, **GAUSSIAN, **options)[0].double()
+    z = (torch.randn(300, 4, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.1, 0.5]) + 1).requires_grad_()
+    loss = q(z).loss
+    cov = options.get("cov_scale", 1.0) * torch.cov(z.T, correction=int("unbiased" in options))
+    roots = torch.linalg.eigvalsh(cov).sqrt()
+    expected = z.mean(0).square().sum() + (roots - 0.3).square().sum()
+    expected = 0.5 * (expected if "squared" in options else (expected + 1e-10).sqrt())
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    (wanted,) = torch.autograd.grad(expected, z)
+    loss.backward()
+    torch.testing.assert_close(z.grad, wanted, rtol=1e-9, atol=1e-14)
+    assert q.weight.grad is None or not q.weight.grad.any()
 
 
 # gradients -----------------------------------------------------------------------------------------------------------
@@ -108,15 +128,21 @@ def test_matching_brings_dead_codes_into_use():
     assert used[1.0] >= 3 * used[0.0]
 
 
-def test_the_configuration_rebuilds_the_module():
-    q, _ = pair(**OPTIONS[-1])
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS[-1], GAUSSIAN | {"queue_size": 9, "freeze_codebook": True, "codebook_weight": 0.0, "init_bound": 0.1}],
+    ids=str,
+)
+def test_the_configuration_rebuilds_the_module(options):
+    q = WassersteinQuantizer(32, 4, tau=1e-6, **options)
     config = q.config
     assert config.pop("kind") == "wasserstein"
     assert WassersteinQuantizer(**config).config == q.config
 
 
-def test_compiles_into_one_graph():
-    q, _ = pair(grad_to="both")
+@pytest.mark.parametrize("options", [{"grad_to": "both"}, GAUSSIAN], ids=str)
+def test_compiles_into_one_graph(options):
+    q, _ = pair(**options)
     z = torch.randn(20, 4, requires_grad=True)
     plain, compiled = q(z), torch.compile(q, fullgraph=True, backend="aot_eager")(z)
     torch.testing.assert_close(compiled.loss, plain.loss, rtol=1e-6, atol=0)
@@ -144,7 +170,18 @@ def test_fewer_features_than_dimensions_have_a_finite_gradient():
     ("options", "message"),
     [
         ({"grad_to": "all"}, r"expected grad_to to be one of 'codebook', 'features', 'both', got 'all'"),
-        ({"target": "gaussian"}, r"expected target to be one of .*, got 'gaussian'"),
+        ({"target": "normal"}, r"expected target to be one of .*, 'gaussian', got 'normal'"),
+        ({"target": "gaussian", "grad_to": "features"}, r"expected target_std > 0 with target 'gaussian', got None"),
+        ({**GAUSSIAN, "target_std": 0.0}, r"expected target_std > 0 with target 'gaussian', got 0.0"),
+        ({"target_std": 0.1}, r"expected target_std only with target 'gaussian', got 0.1"),
+        ({**GAUSSIAN, "grad_to": "codebook"}, r"expected grad_to 'features' with target 'gaussian', .*got 'codebook'"),
+        ({**GAUSSIAN, "grad_to": "both"}, r"expected grad_to 'features' with target 'gaussian', .*got 'both'"),
+        ({**GAUSSIAN, "normalize": "features"}, r"expected normalize None with target 'gaussian', .*got 'features'"),
+        ({"freeze_codebook": True, "codebook_weight": 0.0}, r"expected grad_to 'features' with freeze_codebook"),
+        ({"freeze_codebook": True}, r"expected codebook_weight 0 with freeze_codebook, .*got 1.0"),
+        ({"tau": -1.0}, r"expected tau >= 0, got -1.0"),
+        ({"queue_size": 1}, r"expected queue_size 0 \(the batch alone\) or at least 2, got 1"),
+        ({"queue_size": -5}, r"expected queue_size 0 \(the batch alone\) or at least 2, got -5"),
         ({"normalize": "both"}, r"expected normalize to be one of .*, got 'both'"),
         ({"target": "rate_distortion", "grad_to": "features"}, r"expected grad_to 'codebook' or 'both' with target"),
         ({"wasserstein_weight": float("inf")}, r"expected wasserstein_weight to be finite and not negative, got inf"),
@@ -155,6 +192,12 @@ def test_fewer_features_than_dimensions_have_a_finite_gradient():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=f"WassersteinQuantizer: {message}"):
         WassersteinQuantizer(32, 4, **options)
+
+
+@pytest.mark.parametrize("size", [2.0, True, "all"])
+def test_a_queue_size_of_another_type_is_refused(size):
+    with pytest.raises(TypeError, match="WassersteinQuantizer: expected queue_size to be an int, got "):
+        WassersteinQuantizer(32, 4, queue_size=size)
 
 
 def test_too_few_vectors_for_a_covariance_match_nothing():

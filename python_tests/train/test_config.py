@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqdm_train.config import Config, apply_json, differences, flatten, merge, parse_settings, to_dict
-from vqdm_train.model import QuantizerConfig
 from vqdm_train.presets import PRESETS, demo, demo_vanilla
+from vqdm_train.quantizer import QuantizerConfig, build_quantizer
 
 
 def change(config: Config, *settings: str) -> Config:
@@ -142,6 +142,19 @@ def test_frozen() -> None:
         ("quantizer.scales=1,3,2,8", "quantizer: expected scales that grow from 1 or more, got [1, 3, 2, 8]"),
         ("quantizer.codebook_size=0", "quantizer: expected codebook_size >= 1, got 0"),
         ("quantizer.init_std=-1", "quantizer: expected init_std and cov_scale > 0, got -1.0 and 1.0"),
+        ("quantizer.init_bound=-1", "quantizer: expected init_bound > 0, and no init_std beside it, got -1.0 and 0.65"),
+        ("quantizer.init_bound=1", "quantizer: expected init_bound > 0, and no init_std beside it, got 1.0 and 0.65"),
+        ("quantizer.freeze_codebook=true", "quantizer: expected codebook_weight=0 with freeze_codebook=true, got 1.0"),
+        (
+            "quantizer.target=gaussian",
+            "quantizer: expected target_std > 0 with target=gaussian, and null with any other",
+        ),
+        ("quantizer.target_std=1", "quantizer: expected target_std > 0 with target=gaussian, and null with any other"),
+        ("quantizer.queue_size=1", "quantizer: expected queue_size 0 or at least 2, got 1"),
+        ("quantizer.queue_size=-2", "quantizer: expected queue_size 0 or at least 2, got -2"),
+        ("quantizer.tau=-1", "quantizer: expected tau >= 0, got -1.0"),
+        ("quantizer.scale_weights=1,2", "quantizer: expected one of scale_weights for each of 6 scales, none negative"),
+        ("quantizer.scale_weights=0,0,0,0,0,0", "quantizer: expected one of scale_weights for each of 6 scales, none"),
         ("quantizer.commitment_weight=-1", "quantizer: expected commitment_weight >= 0, got -1.0"),
         ("loss.l1_weight=-1", "loss: expected l1_weight and l2_weight >= 0 and not both 0"),
         ("optimizer.lr=0", "optimizer: expected lr and codebook_lr > 0"),
@@ -167,6 +180,9 @@ def test_bad_setting(setting: str, message: str) -> None:
         (["quantizer.kind=vector"], "quantizer.wasserstein_weight=3", "wasserstein"),
         (["quantizer.scales="], "quantizer.matching=per_scale", "multi-scale"),
         (["quantizer.scales="], "quantizer.num_phi=1", "multi-scale"),
+        (["quantizer.scales="], "quantizer.scale_weights=1,2", "multi-scale"),
+        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.queue_size=9", "wasserstein"),
+        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.target_std=9", "wasserstein"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(off: list[str], setting: str, system: str) -> None:
@@ -175,6 +191,41 @@ def test_options_that_would_do_nothing_are_refused(off: list[str], setting: str,
     option = setting.split(".")[1].split("=")[0]
     with pytest.raises(ValueError, match=f"quantizer: expected {option} only in a {system} quantizer, got {option}="):
         change(changed, setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["target=gaussian", "target_std=1"], "grad_to=features with target=gaussian .*, got codebook"),
+        (
+            ["target=gaussian", "target_std=1", "grad_to=features", "normalize=features"],
+            "normalize=null .*got features",
+        ),
+        (["target=features", "freeze_codebook=true", "codebook_weight=0"], "grad_to=features .*, got codebook"),
+        (["queue_size=99", "matching=per_scale"], "matching=pooled with a queue_size, got per_scale"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^quantizer: expected {message}"):
+        change(demo(), *(f"quantizer.{setting}" for setting in settings))
+
+
+GOOD = [
+    ["target=gaussian", "target_std=0.3", "grad_to=features", "freeze_codebook=true", "codebook_weight=0"],
+    ["init_std=null", "init_bound=0.01", "queue_size=99", "target=features", "unbiased=true"],
+    ["scale_weights=1,1,1,2,3,5", "matching=pooled_and_last", "tau=1e-8"],
+]
+
+
+@pytest.mark.parametrize("settings", [[], *GOOD], ids=str)
+def test_what_the_config_takes_the_quantizer_takes_and_holds(settings: list[str]) -> None:
+    config = change(demo(), *(f"quantizer.{setting}" for setting in settings)).quantizer
+    quantizer = build_quantizer(config, 4)
+    held = {key: value for part in (quantizer.config, quantizer.config["inner"]) for key, value in part.items()}
+    for option in (setting.split("=")[0] for setting in settings):
+        value = getattr(config, option)
+        assert held[option] == (list(value) if isinstance(value, tuple) else value)
+    assert held.keys() - {"inner", "code_dim"} <= vars(config).keys()  # every option of the library is a setting
 
 
 @pytest.mark.parametrize(

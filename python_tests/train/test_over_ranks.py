@@ -1,6 +1,7 @@
 """Training by two processes (gloo) equals training by one on the same global batches."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("queue_size", [0, 2 * 4 * 85])  # two steps' vectors
+def test_two_processes_equal_one(tmp_path: Path, queue_size: int) -> None:
     flags = [*tiny_flags(write_images(tmp_path / "images")), "--steps", "6", "--device", "cpu"]
+    flags += ["--set", f"quantizer.queue_size={queue_size}"]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "train")]),
         "OMP_NUM_THREADS": "1",
@@ -29,8 +32,20 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         return safetensors.torch.load_file(tmp_path / name / "checkpoints" / "step-000006" / "weights.safetensors")
 
     one = train("one")
-    two = train("two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    two = train("two", *launcher)
     assert one.keys() == two.keys()
+    if queue_size:
+        # The first process saves, and what it saves is the queue of both: the last step again, from the one before.
+        shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-000006")
+        again = train("two", *launcher)
+        assert all(torch.equal(again[name], value) for name, value in two.items())
+        # The same vectors, in the order of the processes.
+        pair = [run.pop("quantizer.inner.queue.vectors").double() for run in (one, two)]
+        for rows in pair:
+            assert rows.abs().sum(1).min() > 0
+        torch.testing.assert_close(pair[1].T.cov(), pair[0].T.cov(), rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(pair[1].mean(0), pair[0].mean(0), rtol=1e-4, atol=2e-5)
     for name, value in one.items():
         # Sums over two halves of a batch round differently; AdamW turns that into a few steps of float32.
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=2e-5, msg=name)

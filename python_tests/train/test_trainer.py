@@ -54,6 +54,7 @@ def assert_same_run(out: Path, expected: Path) -> None:
     ours, theirs = tensors(out), tensors(expected)
     assert ours.keys() == theirs.keys()
     assert len(ours) > 100
+    assert theirs.get("weights.safetensors/quantizer.inner.queue.filled", 1300) == 1300
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
     state = "checkpoints/step-000020/state.json"
@@ -116,7 +117,13 @@ def test_introduction(images: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 PLAIN = ["quantizer.kind=vector", "quantizer.wasserstein_weight=0", "quantizer.target=features"]
 
 
-@pytest.mark.parametrize("settings", [["precision=bfloat16"], ["channels_last=false"], PLAIN])
+FROZEN = [
+    *("quantizer.freeze_codebook=true", "quantizer.codebook_weight=0", "quantizer.grad_to=features"),
+    *("quantizer.target=gaussian", "quantizer.target_std=0.65"),
+]
+
+
+@pytest.mark.parametrize("settings", [["precision=bfloat16"], ["channels_last=false"], PLAIN, FROZEN])
 def test_other_ways_to_run(images: Path, tmp_path: Path, settings: list[str]) -> None:
     config = tiny_config(images, "steps=2", "log_every=1", *settings)
     assert Trainer(config, tmp_path, ALONE).run()
@@ -129,7 +136,11 @@ def test_other_ways_to_run(images: Path, tmp_path: Path, settings: list[str]) ->
 # resume ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [[], ["channels_last=false", "model.dropout=0.2"]])
+# 340 vectors a step: full at the fourth.
+QUEUE = ["quantizer.queue_size=1300", "quantizer.grad_to=both", "quantizer.normalize=features"]
+
+
+@pytest.mark.parametrize("settings", [[], ["channels_last=false", "model.dropout=0.2"], QUEUE])
 def test_resume_equals_the_undisturbed_run(images: Path, tmp_path: Path, settings: list[str]) -> None:
     """Stopped by a signal in the middle, between two regular checkpoints, and started again by the same command."""
     config = tiny_config(images, *settings)
@@ -288,6 +299,22 @@ def test_parameter_groups(images: Path) -> None:
     assert {p.ndim for p in plain["params"]} == {1}
     count = sum(len(g["params"]) for g in (decayed, plain, codebook))
     assert count == len(list(tokenizer.parameters()))
+
+
+def test_a_frozen_codebook_leaves_its_group_empty(images: Path) -> None:
+    tokenizer = tiny_tokenizer(tiny_config(images, *FROZEN))
+    groups = build_optimizer(tokenizer, OptimizerConfig()).param_groups
+    assert [len(group["params"]) > 0 for group in groups] == [True, True, False]
+    assert sum(len(group["params"]) for group in groups) == len(list(tokenizer.parameters()))
+
+
+def test_frozen_codes_stay_and_are_exported(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images, "steps=3", *FROZEN)
+    trainer = Trainer(config, tmp_path, ALONE)
+    before = trainer.tokenizer.quantizer.codebook.clone()
+    assert trainer.run()
+    assert torch.equal(trainer.tokenizer.quantizer.codebook, before)
+    assert torch.equal(ImageTokenizer.from_pretrained(tmp_path / "model").quantizer.codebook, before)
 
 
 def test_optimizer_state_comes_back(images: Path) -> None:

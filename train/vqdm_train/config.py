@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeVar
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.data import EvalImages, TrainImages, open_dataset
 from vqdm_train.losses import LossConfig
-from vqdm_train.model import ModelConfig, QuantizerConfig
+from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import OptimizerConfig
+from vqdm_train.quantizer import QuantizerConfig
 
 __all__ = ["Config", "DataConfig", "apply_json", "differences", "flatten", "merge", "parse_settings", "to_dict"]
 

@@ -1,21 +1,14 @@
 """The tokenizer of a run: encoder, quantizer and decoder, built from their configs."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from vqdm_cuda import (
-    Decoder,
-    Encoder,
-    ImageTokenizer,
-    MultiScaleQuantizer,
-    Quantizer,
-    VectorQuantizer,
-    WassersteinQuantizer,
-)
+from vqdm_cuda import Decoder, Encoder, ImageTokenizer
+from vqdm_train.quantizer import QuantizerConfig, build_quantizer
 
-__all__ = ["ModelConfig", "QuantizerConfig", "build_tokenizer"]
+__all__ = ["ModelConfig", "build_tokenizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,60 +62,6 @@ class ModelConfig:
         return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantizerConfig:
-    """The quantizer; `scales` makes it multi-scale. A wasserstein_weight of 0 trains without matching."""
-
-    kind: Literal["vector", "wasserstein"] = "wasserstein"
-    codebook_size: int = 4096
-    init_std: float | None = None  # None is d^-1/2
-    commitment_weight: float = 0.25
-    codebook_weight: float = 1.0
-    gradient: Literal["straight_through", "rotation"] = "straight_through"
-    # of kind wasserstein:
-    wasserstein_weight: float = 0.5
-    grad_to: Literal["codebook", "features", "both"] = "codebook"
-    squared: bool = False
-    target: Literal["features", "rate_distortion"] = "features"
-    unbiased: bool = False
-    normalize: Literal["features", "codebook"] | None = None
-    cov_scale: float = 1.0
-    # of a multi-scale quantizer; no scales, no multi-scale:
-    scales: tuple[int, ...] = ()
-    phi_kernel_size: int = 3
-    phi_ratio: float = 0.5
-    num_phi: int = 4
-    matching: Literal["pooled", "per_scale"] = "pooled"
-
-    def __post_init__(self) -> None:
-        if self.codebook_size < 1:
-            raise ValueError(f"quantizer: expected codebook_size >= 1, got {self.codebook_size}")
-        if (self.init_std is not None and self.init_std <= 0) or self.cov_scale <= 0:
-            raise ValueError(
-                f"quantizer: expected init_std and cov_scale > 0, got {self.init_std} and {self.cov_scale}"
-            )
-        for name in ("commitment_weight", "codebook_weight", "wasserstein_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"quantizer: expected {name} >= 0, got {getattr(self, name)}")
-        if self.target == "rate_distortion" and self.grad_to == "features":
-            raise ValueError("quantizer: expected target=features with grad_to=features, got target=rate_distortion")
-        if any(scale < 1 for scale in self.scales) or list(self.scales) != sorted(set(self.scales)):
-            raise ValueError(f"quantizer: expected scales that grow from 1 or more, got {list(self.scales)}")
-        self._refuse_idle("wasserstein", self.kind == "wasserstein", _WASSERSTEIN)
-        self._refuse_idle("multi-scale", bool(self.scales), _MULTI_SCALE)
-
-    def _refuse_idle(self, system: str, used: bool, names: tuple[str, ...]) -> None:
-        """An option that would do nothing is a mistake of the user's that silence would hide; 0 says just that."""
-        for name in names:
-            value, default = getattr(self, name), getattr(type(self), name)
-            if not used and value not in (default, 0):
-                raise ValueError(f"quantizer: expected {name} only in a {system} quantizer, got {name}={value}")
-
-
-_WASSERSTEIN = ("grad_to", "squared", "target", "unbiased", "normalize", "cov_scale", "wasserstein_weight")
-_MULTI_SCALE = ("phi_kernel_size", "phi_ratio", "num_phi", "matching")
-
-
 def build_tokenizer(model: ModelConfig, quantizer: QuantizerConfig, in_channels: int) -> ImageTokenizer:
     """A tokenizer with fresh random weights, drawn from torch's default generator."""
     sizes: dict[str, Any] = {
@@ -155,39 +94,3 @@ def _initialize(network: nn.Module, config: ModelConfig) -> None:
             nn.init.xavier_normal_(module.weight, config.init_gain * (config.residual_gain if last_of_block else 1.0))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def build_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
-    """The quantizer that the config describes, for codes of `code_dim` numbers."""
-    common: dict[str, Any] = {
-        "commitment_weight": config.commitment_weight,
-        "codebook_weight": config.codebook_weight,
-        "gradient": config.gradient,
-        "init_std": config.init_std,
-    }
-    inner: Quantizer
-    if config.kind == "wasserstein":
-        inner = WassersteinQuantizer(
-            config.codebook_size,
-            code_dim,
-            **common,
-            wasserstein_weight=config.wasserstein_weight,
-            grad_to=config.grad_to,
-            squared=config.squared,
-            target=config.target,
-            unbiased=config.unbiased,
-            normalize=config.normalize,
-            cov_scale=config.cov_scale,
-        )
-    else:
-        inner = VectorQuantizer(config.codebook_size, code_dim, **common)
-    if not config.scales:
-        return inner
-    return MultiScaleQuantizer(
-        inner,
-        config.scales,
-        phi_kernel_size=config.phi_kernel_size,
-        phi_ratio=config.phi_ratio,
-        num_phi=config.num_phi,
-        matching=config.matching,
-    )

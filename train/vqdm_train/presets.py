@@ -10,8 +10,9 @@ from collections.abc import Callable
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.config import Config, DataConfig
 from vqdm_train.losses import LossConfig
-from vqdm_train.model import ModelConfig, QuantizerConfig
+from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import OptimizerConfig
+from vqdm_train.quantizer import QuantizerConfig
 
 __all__ = ["PRESETS", "demo", "demo_vanilla"]
 

@@ -87,7 +87,8 @@ class Trainer:
         model: nn.Module = self.tokenizer
         if world.size > 1:
             self.tokenizer.quantizer.group = torch.distributed.group.WORLD
-            model = DistributedDataParallel(self.tokenizer)
+            # Buffers (usage, the queue) come out the same on every process, and need no copying at every step.
+            model = DistributedDataParallel(self.tokenizer, broadcast_buffers=False)
         model.train()
         codebook = self.tokenizer.quantizer.codebook_parameters()
         weights = [p for group in self.optimizer.param_groups[:2] for p in group["params"]]
@@ -120,7 +121,7 @@ class Trainer:
 
                 # update, unless something is not finite: then on no process
                 norm = nn.utils.clip_grad_norm_(weights, config.optimizer.grad_clip)
-                codebook_norm = nn.utils.clip_grad_norm_(codebook, config.optimizer.grad_clip)
+                codebook_norm = nn.utils.clip_grad_norm_(codebook, config.optimizer.grad_clip).to(device)  # frozen: 0
                 terms |= {"gradient": norm, "codebook_gradient": codebook_norm}
                 if world.any(not torch.isfinite(torch.stack([loss.detach(), norm, codebook_norm])).all()):
                     self._skip(log, terms)

@@ -56,12 +56,18 @@ def gaussian_w2(
     check_gaussians("gaussian_w2", mean1, cov1, mean2, cov2)
     check_has_kernels("gaussian_w2", cov1)
     batch = _batch(mean1, cov1, mean2, cov2)
-    gaussians = [
-        x if x.shape[:-own] == batch else x.expand(*batch, *x.shape[-own:])
-        for x, own in ((mean1, 1), (cov1, 2), (mean2, 1), (cov2, 2))
-    ]
     gradients = torch.is_grad_enabled() and (cov1.requires_grad or cov2.requires_grad)
-    return gaussian_w2_and_gradients(*gaussians, gradients)[0]
+    return gaussian_w2_and_gradients(
+        _expanded(mean1, batch, 1),
+        _expanded(cov1, batch, 2),
+        _expanded(mean2, batch, 1),
+        _expanded(cov2, batch, 2),
+        gradients,
+    )[0]
+
+
+def _expanded(x: Tensor, batch: torch.Size, own: int) -> Tensor:
+    return x if x.shape[:-own] == batch else x.expand(*batch, *x.shape[-own:])
 
 
 def gaussian_w2_and_gradients(

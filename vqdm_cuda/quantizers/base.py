@@ -68,7 +68,27 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def codebook_parameters(self) -> list[nn.Parameter]:
-        """The parameters that form the codebook, for a learning rate of their own."""
+        """The parameters that form the codebook, for a learning rate of their own; none where it is frozen."""
+
+    def parameter_groups(
+        self,
+        *,
+        lr: float,  # of what is not the codebook, such as the convolutions between scales
+        codebook_lr: float,
+    ) -> list[dict[str, Any]]:
+        """The quantizer's parameters as groups for an optimizer of torch, the codebook with a learning rate of its own.
+
+        A group that would be empty is left out, so a quantizer that learns nothing gives none.
+
+        Example:
+            >>> groups = quantizer.parameter_groups(lr=1e-3, codebook_lr=1e-2)
+            >>> optimizer = torch.optim.Adam([{"params": encoder.parameters(), "lr": 1e-4}, *groups])
+        """
+        codebook = self.codebook_parameters()
+        ours = {id(parameter) for parameter in codebook}
+        rest = [parameter for parameter in self.parameters() if id(parameter) not in ours]
+        groups = [{"params": rest, "lr": lr}, {"params": codebook, "lr": codebook_lr}]
+        return [group for group in groups if group["params"]]
 
     @abstractmethod
     def forward(

@@ -5,7 +5,8 @@
         i_t = nearest codes of r_t                                one codebook for all scales
         f_t = f_{t-1} + phi_t(bicubic_{h_T, w_T}(e[i_t]))         phi(x) = (1 - q) x + q conv(x)
     z_q = f_T
-    loss = mean over t of the inner quantizer's terms between f and f_t, and matching terms between the r_t and e
+    loss = mean over t of the inner quantizer's terms between f and f_t (weighted where `scale_weights` says), and
+        matching terms between the r_t and e
 
 Every code and every phi so receives gradient from its own scale and all later ones. Inside, maps are channels last.
 """
@@ -23,13 +24,11 @@ from vqdm_cuda.quantizers.layout import check_features, check_indices, working_d
 from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
 from vqdm_cuda.quantizers.phi import Phi
 from vqdm_cuda.quantizers.resize import Pyramid
+from vqdm_cuda.quantizers.scales import grids, normalized_weights
 
 __all__ = ["MultiScaleQuantizer"]
 
-MATCHING = ("pooled", "per_scale")
-
-# Larger ones are pixels taken for latent positions, and the matrices that resize them would fill the memory.
-LARGEST_SCALE = 1024
+MATCHING = ("pooled", "per_scale", "pooled_and_last")
 
 # Weight of one training step in `usage`, VAR's long-run value.
 _USAGE_STEP = 0.01
@@ -52,8 +51,11 @@ class MultiScaleQuantizer(Quantizer):
         phi_ratio: q, from 0 (no phi) to 1.
         num_phi: how many phi the scales share: 0 (or T and more) for one each, 1 for a single one, None for none. In
             between, scale t takes the phi whose place among `num_phi` places spread over [0, 1] is nearest to t's.
-        matching: "pooled", one matching loss over the residuals of all scales together, or "per_scale", the mean of one
-            for each.
+        matching: "pooled", one matching loss over the residuals of all scales together; "per_scale", the mean of one
+            for each; "pooled_and_last", the pooled one plus one over the residuals of the last scale. An inner
+            quantizer with a queue keeps one set of vectors, so it takes "pooled" alone.
+        scale_weights: weights of the scales in the loss between f and the f_t, divided by their sum; None weighs all
+            alike.
     """
 
     kind: ClassVar[str] = "multi_scale"
@@ -67,6 +69,7 @@ class MultiScaleQuantizer(Quantizer):
         phi_ratio: float = 0.5,
         num_phi: int | None = 4,
         matching: str = "pooled",
+        scale_weights: Sequence[float] | None = None,
     ) -> None:
         if not isinstance(inner, PerVectorQuantizer):
             raise TypeError(
@@ -76,13 +79,20 @@ class MultiScaleQuantizer(Quantizer):
         super().__init__(inner.codebook_size, inner.code_dim)
         if matching not in MATCHING:
             raise ValueError(f"MultiScaleQuantizer: expected matching to be one of {MATCHING}, got {matching!r}")
-        self.scales = _grids(scales)
+        if matching != "pooled" and inner.queue_size:
+            raise ValueError(
+                "MultiScaleQuantizer: expected matching 'pooled' with an inner quantizer that has a queue, which holds "
+                f"one set of vectors, got {matching!r}"
+            )
+        self.scales = grids(scales)
         T = len(self.scales)
         self.inner = inner
         self.phi_kernel_size = phi_kernel_size
         self.phi_ratio = phi_ratio
         self.num_phi = num_phi
         self.matching = matching
+        self.scale_weights = None if scale_weights is None else list(scale_weights)
+        self._weights = None if scale_weights is None else normalized_weights(scale_weights, T)
         self.phi = Phi(self.code_dim, T, kernel_size=phi_kernel_size, ratio=phi_ratio, num_phi=num_phi)
         self.usage: Tensor
         self.register_buffer("usage", torch.zeros(T, self.codebook_size))
@@ -116,6 +126,7 @@ class MultiScaleQuantizer(Quantizer):
             "phi_ratio": self.phi_ratio,
             "num_phi": self.num_phi,
             "matching": self.matching,
+            "scale_weights": self.scale_weights,
         }
 
     def codebook_parameters(self) -> list[nn.Parameter]:
@@ -133,7 +144,7 @@ class MultiScaleQuantizer(Quantizer):
         with torch.autocast(z.device.type, enabled=False):
             f = z.to(working_dtype(z.dtype)).permute(0, 2, 3, 1).contiguous()
             indices, f_hats, residuals = self._scan(f) if self.training else self._scan_each(f)
-            terms = self.inner.fit_terms(f, torch.stack(f_hats)) | self._matching_terms(residuals)
+            terms = self._fit_terms(f, f_hats) | self._matching_terms(residuals)
             rows, codes = f.reshape(-1, self.code_dim), f_hats[-1].reshape(-1, self.code_dim)
             z_q = self.inner.pass_gradient(rows, codes).to(z.dtype).view(f.shape).permute(0, 3, 1, 2)
             if self.training:
@@ -226,15 +237,30 @@ class MultiScaleQuantizer(Quantizer):
         codes = self.inner.lookup(indices.reshape(-1).long()).to(dtype).view(*indices.shape, self.code_dim)
         return self.phi(up(codes), t)
 
+    def _fit_terms(
+        self,
+        f: Tensor,  # [B, h_T, w_T, d]
+        f_hats: list[Tensor],  # T of that shape
+    ) -> dict[str, Tensor]:
+        if self._weights is None:
+            return self.inner.fit_terms(f, torch.stack(f_hats))
+        weighted = [(weight, f_hat) for weight, f_hat in zip(self._weights, f_hats, strict=True) if weight]
+        scales = [(weight, self.inner.fit_terms(f, f_hat)) for weight, f_hat in weighted]
+        return {name: torch.stack([weight * terms[name] for weight, terms in scales]).sum() for name in scales[0][1]}
+
     def _matching_terms(
         self,
         residuals: list[Tensor],  # T maps [B, h_t, w_t, d]
     ) -> dict[str, Tensor]:
         rows = [residual.reshape(-1, self.code_dim) for residual in residuals]
+        if self.matching == "per_scale":
+            scales = [self.inner.matching_terms(r) for r in rows]
+            return {name: torch.stack([terms[name] for terms in scales]).mean() for name in scales[0]}
+        pooled = self.inner.matching_terms(torch.cat(rows))
         if self.matching == "pooled":
-            return self.inner.matching_terms(torch.cat(rows))
-        scales = [self.inner.matching_terms(r) for r in rows]
-        return {name: torch.stack([terms[name] for terms in scales]).mean() for name in scales[0]}
+            return pooled
+        last = self.inner.matching_terms(rows[-1])
+        return {name: pooled[name] + last[name] for name in pooled}
 
     @torch.no_grad()
     def _count(
@@ -256,22 +282,3 @@ class MultiScaleQuantizer(Quantizer):
             h, w = self.latent_size
             raise ValueError(f"{name}: expected z [B, {self.code_dim}, {h}, {w}], got {list(z.shape)}")
         check_features(name, z, self.code_dim)
-
-
-def _grids(scales: Sequence[int | Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    grids = []
-    for scale in scales:
-        grid = tuple(scale) if isinstance(scale, Sequence) else (scale, scale)
-        if len(grid) != 2 or not all(isinstance(side, int) and side >= 1 for side in grid):
-            raise ValueError(f"MultiScaleQuantizer: expected scales of positive ints or (h, w) pairs, got {scale!r}")
-        grids.append((grid[0], grid[1]))
-    if not grids:
-        raise ValueError("MultiScaleQuantizer: expected at least one scale, got none")
-    if max(grids[-1]) > LARGEST_SCALE:
-        raise ValueError(
-            f"MultiScaleQuantizer: expected scales in latent positions, at most {LARGEST_SCALE} along a side, "
-            f"got {grids[-1]}"
-        )
-    if any(h > grids[-1][0] or w > grids[-1][1] for h, w in grids):
-        raise ValueError(f"MultiScaleQuantizer: expected no scale larger than the last, got {grids}")
-    return tuple(grids)

@@ -26,6 +26,8 @@ __all__ = ["PerVectorQuantizer"]
 class PerVectorQuantizer(Quantizer):
     """A quantizer in which the index of a vector depends on that vector alone."""
 
+    queue_size: int = 0  # of how many vectors, of earlier steps too, `matching_terms` keeps a set; 0: its rows alone
+
     @abstractmethod
     def assign(
         self,

@@ -33,6 +33,9 @@ class VectorQuantizer(PerVectorQuantizer):
         codebook_weight: weight of the term that draws codes to their features.
         gradient: "straight_through" or "rotation": the gradient from z_q to z.
         init_std: standard deviation of the initial codes; None is d^-1/2, which gives codes of unit length on average.
+        init_bound: draw the initial codes evenly from [-init_bound, init_bound] instead.
+        freeze_codebook: keep the codes as they were drawn or loaded. They are then a buffer, which no optimizer can
+            reach; asks for codebook_weight=0, since nothing could follow that term.
     """
 
     kind: ClassVar[str] = "vector"
@@ -46,6 +49,8 @@ class VectorQuantizer(PerVectorQuantizer):
         codebook_weight: float = 1.0,
         gradient: str = "straight_through",
         init_std: float | None = None,
+        init_bound: float | None = None,
+        freeze_codebook: bool = False,
     ) -> None:
         super().__init__(codebook_size, code_dim)
         name = type(self).__name__
@@ -54,18 +59,35 @@ class VectorQuantizer(PerVectorQuantizer):
                 raise ValueError(f"{name}: expected {option} to be finite and not negative, got {value}")
         if gradient not in GRADIENTS:
             raise ValueError(f"{name}: expected gradient to be one of {GRADIENTS}, got {gradient!r}")
-        if init_std is not None and not 0 < init_std < float("inf"):
-            raise ValueError(f"{name}: expected init_std to be finite and positive, got {init_std}")
+        for option, given in (("init_std", init_std), ("init_bound", init_bound)):
+            if given is not None and not 0 < given < float("inf"):
+                raise ValueError(f"{name}: expected {option} to be finite and positive, got {given}")
+        if init_std is not None and init_bound is not None:
+            raise ValueError(f"{name}: expected init_std or init_bound, got both, {init_std} and {init_bound}")
+        if freeze_codebook and codebook_weight != 0:
+            raise ValueError(
+                f"{name}: expected codebook_weight 0 with freeze_codebook, since frozen codes follow no term, "
+                f"got {codebook_weight}"
+            )
         self.commitment_weight = commitment_weight
         self.codebook_weight = codebook_weight
         self.gradient = gradient
-        self.init_std = code_dim**-0.5 if init_std is None else init_std
-        self.weight = nn.Parameter(torch.empty(codebook_size, code_dim))
+        self.init_std = code_dim**-0.5 if init_std is None and init_bound is None else init_std
+        self.init_bound = init_bound
+        self.freeze_codebook = freeze_codebook
+        self.weight: Tensor
+        if freeze_codebook:
+            self.register_buffer("weight", torch.empty(codebook_size, code_dim))
+        else:
+            self.weight = nn.Parameter(torch.empty(codebook_size, code_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the codes anew from N(0, init_std^2 I)."""
-        nn.init.normal_(self.weight, std=self.init_std)
+        """Draws the codes anew, from N(0, init_std^2 I) or evenly from [-init_bound, init_bound]."""
+        if self.init_bound is not None:
+            nn.init.uniform_(self.weight, -self.init_bound, self.init_bound)
+        elif self.init_std is not None:
+            nn.init.normal_(self.weight, std=self.init_std)
 
     @property
     def codebook(self) -> Tensor:
@@ -81,10 +103,12 @@ class VectorQuantizer(PerVectorQuantizer):
             "codebook_weight": self.codebook_weight,
             "gradient": self.gradient,
             "init_std": self.init_std,
+            "init_bound": self.init_bound,
+            "freeze_codebook": self.freeze_codebook,
         }
 
     def codebook_parameters(self) -> list[nn.Parameter]:
-        return [self.weight]
+        return [self.weight] if isinstance(self.weight, nn.Parameter) else []
 
     def quantize(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         z_q, indices, commitment, codebook = nearest_step(rows, self.codebook)
