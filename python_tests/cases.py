@@ -18,6 +18,9 @@ DEVICES = ["cpu", pytest.param("cuda", marks=NO_GPU)]
 # Of operators with kernels of their own, through the fixture `device`: "simt" is the CUDA kernels on the host, with CPU
 # tensors (see simt.py).
 KERNEL_DEVICES = ["cpu", pytest.param("simt", marks=NO_SIMT), pytest.param("cuda", marks=NO_GPU)]
+# Of sqrtm and gaussian_w2, with CPU tensors, through the fixture `route`: own kernels for every d, LAPACK for every d,
+# the CUDA kernels on the host.
+ROUTES = ["own", "library", pytest.param("simt", marks=NO_SIMT)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 # (N, K, d): empty, least, odd, not multiples of any vector width, and wide.

@@ -1,11 +1,13 @@
 """Settings of every test: the same random numbers each time, and no more threads than a small machine has."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 import simt
+from vqdm_cuda.ops import _symmetric
 
 torch.set_num_threads(min(torch.get_num_threads(), 2))
 
@@ -23,4 +25,13 @@ def device(request) -> Iterator[str]:
         with simt.kernels():
             yield "cpu"
     else:
+        yield name
+
+
+@pytest.fixture
+def route(request, monkeypatch) -> Iterator[str]:
+    """By which way symmetric matrices are decomposed. Parametrised indirectly with cases.ROUTES."""
+    name = request.param
+    monkeypatch.setitem(_symmetric.OWN_KERNELS_UP_TO, "cpu", 0 if name == "library" else 256)
+    with simt.kernels() if name == "simt" else contextlib.nullcontext():
         yield name

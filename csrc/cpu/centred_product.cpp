@@ -66,8 +66,8 @@ template <class T>
 template <class T>
 void run_one(const Block<T>& block) {
 #if defined(VQDM_X86_KERNELS)
-  if (cpu_features().avx512) return run_avx512(block);
-  if (cpu_features().avx2_fma) return run_avx2(block);
+  if (usable_features().avx512) return run_avx512(block);
+  if (usable_features().avx2_fma) return run_avx2(block);
 #endif
   run_narrow_or_wide<T, 16, 4, 2>(block);
 }

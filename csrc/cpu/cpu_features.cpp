@@ -1,5 +1,7 @@
 #include "cpu_features.h"
 
+#include <cstdlib>
+
 namespace vqdm::cpu {
 
 const CpuFeatures& cpu_features() {
@@ -14,6 +16,19 @@ const CpuFeatures& cpu_features() {
     found.avx512_vnni = found.avx512 && __builtin_cpu_supports("avx512vnni");
 #endif
     return found;
+  }();
+  return features;
+}
+
+const CpuFeatures& usable_features() {
+  static const CpuFeatures features = [] {
+    CpuFeatures usable = cpu_features();
+    const char* asked = std::getenv("VQDM_CPU_KERNEL");
+    const std::string most = asked ? asked : "avx512vnni";
+    usable.avx512_vnni = usable.avx512_vnni && most == "avx512vnni";
+    usable.avx512 = usable.avx512 && most.starts_with("avx512");
+    usable.avx2_fma = usable.avx2_fma && most != "portable";
+    return usable;
   }();
   return features;
 }

@@ -14,6 +14,8 @@ struct CpuFeatures {
 };
 
 const CpuFeatures& cpu_features();
+// Those that kernels use: all of them, unless VQDM_CPU_KERNEL=portable|avx2|avx512 asks for fewer.
+const CpuFeatures& usable_features();
 std::vector<std::string> cpu_feature_names();
 
 }  // namespace vqdm::cpu

@@ -115,8 +115,8 @@ void symmetric_eigen(const double* a, JacobiColumns& work, double* values, doubl
     work.b(j)[j] += shift;
   }
   work.orthogonalize();
-  // Afresh from A: what the columns have gathered in rounding errors of the shift would make a zero eigenvalue look like
-  // one. The error of an eigenvector enters squared.
+  // Afresh from A: what the columns have gathered in rounding errors of the shift would make a zero eigenvalue look
+  // like one. The error of an eigenvector enters squared.
   for (int j = 0; j < n; ++j) {
     double* vector = vectors + int64_t(j) * n;
     std::memcpy(vector, work.v(j), size_t(n) * sizeof(double));

@@ -59,8 +59,8 @@ void add_portable(const ScatterBlock<T>& block, bool first, double* scatter) {
 template <class T>
 void add_scatter(const ScatterBlock<T>& block, bool first, double* scatter) {
 #if defined(VQDM_X86_KERNELS)
-  if (cpu_features().avx512) return add_avx512(block, first, scatter);
-  if (cpu_features().avx2_fma) return add_avx2(block, first, scatter);
+  if (usable_features().avx512) return add_avx512(block, first, scatter);
+  if (usable_features().avx2_fma) return add_avx2(block, first, scatter);
 #endif
   add_portable(block, first, scatter);
 }

@@ -9,6 +9,8 @@ from vqdm_cuda import reference
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2
 from vqdm_cuda.ops.moments import moments
 
+pytestmark = [pytest.mark.usefixtures("route"), pytest.mark.parametrize("route", cases.ROUTES, indirect=True)]
+
 HARD = list(cases.hard_covariances(3))
 U64 = torch.finfo(torch.float64).eps
 
@@ -179,6 +181,14 @@ def test_double_backward_is_refused():
 
 
 # --- registration ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("d", "batch"), [(1, ()), (5, ()), (4, (2, 3)), (3, (0,))])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_opcheck(gradients, d, batch, route):
+    op = torch.ops.vqdm.gaussian_w2_by_library if route == "library" else torch.ops.vqdm.gaussian_w2
+    gaussians = pair(d, *batch)
+    torch.library.opcheck(op, (*(trusting(gaussians) if gradients else gaussians), gradients))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

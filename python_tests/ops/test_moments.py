@@ -1,5 +1,9 @@
 """moments: values, gradients, registration, properties, nasty and bad inputs. Processes: test_distributed.py."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -9,7 +13,8 @@ from vqdm_cuda.ops.moments import moments
 
 # Sums of 256 products in the working type: rounding errors of random sign grow as the root of their number, 16. Above
 # that, float64.
-ROWS = [1, 2, 255, 256, 257, 512, 3000]
+ROWS = [1, 2, 127, 128, 129, 255, 256, 257, 512, 3000]
+WIDTHS = [1, 5, 8, 16, 17, 31, 32, 33, 40, 64, 65, 100]  # around every tile of every instruction set
 
 
 def relative(dtype: torch.dtype) -> float:
@@ -19,7 +24,7 @@ def relative(dtype: torch.dtype) -> float:
 # --- values ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", cases.DEVICES)
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("N", ROWS)
@@ -35,18 +40,69 @@ def test_equals_reference(N, unbiased, dtype, device):
         cases.assert_close(cov.cpu(), expected_cov, relative(dtype), scale=expected_cov.abs().max())
 
 
-def test_wide():
-    x = cases.features(700, 300, torch.float32)
-    cases.assert_close(moments(x)[1], reference.moments(x)[1], relative(torch.float32))
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [*WIDTHS, 300])
+def test_widths(d, dtype, device):
+    x = cases.features(300, d, dtype, offset=1.0)
+    mean, cov = (m.cpu() for m in moments(x.to(device)))
+    expected_mean, expected_cov = reference.moments(x)
+    cases.assert_close(mean, expected_mean, cases.tolerance(dtype, 300), scale=x.double().abs().max())
+    cases.assert_close(cov, expected_cov, relative(dtype))
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("d", [3, 40])
+def test_many_groups_of_rows(d):
+    """More rows than the groups that threads take; and the same bits however many threads there are."""
+    x = cases.features(150_000, d, torch.float32, offset=3.0)
+    mean, cov = moments(x)
+    expected_mean, expected_cov = reference.moments(x)
+    cases.assert_close(mean, expected_mean, 1e-7)
+    cases.assert_close(cov, expected_cov, 1e-6)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = moments(x)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, one, (mean, cov)))
+
+
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("kernel", ["portable", "avx2", "avx512"])
+def test_every_instruction_set(kernel):
+    """Values and gradients within rounding of the reference, in a process that is held to this set."""
+    program = f"""
+import sys, torch
+from vqdm_cuda import moments, reference
+torch.manual_seed(0)
+for d in {WIDTHS}:
+    for dtype, allowed in ((torch.float32, 3e-6), (torch.float64, 1e-14)):
+        x = (torch.randn(301, d, dtype=dtype) + 1).requires_grad_()
+        results = [(*f(x), *torch.autograd.grad(f(x)[1].square().sum() + f(x)[0].sum(), x))
+                   for f in (moments, reference.moments)]
+        for ours, textbook in zip(*results):
+            error = (ours.double() - textbook.double()).abs().max() / textbook.abs().max()
+            assert error <= allowed, (d, dtype, float(error))
+print("checked")
+"""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "VQDM_CPU_KERNEL": kernel,
+    }
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "checked", ran.stderr
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("N", [1, 7, 300])
-def test_gradients_equal_those_of_the_reference(N):
-    x = cases.features(N, 3, offset=2.0).requires_grad_()
-    weight_mean, weight_cov = torch.randn(3).double(), torch.randn(3, 3).double()
+@pytest.mark.parametrize("d", [3, *WIDTHS])
+@pytest.mark.parametrize("N", [1, 7, 39, 40, 41, 300])
+def test_gradients_equal_those_of_the_reference(N, d):
+    x = cases.features(N, d, offset=2.0).requires_grad_()
+    weight_mean, weight_cov = torch.randn(d).double(), torch.randn(d, d).double()
     gradients: list[torch.Tensor] = []
     for function in (moments, reference.moments):
         mean, cov = function(x)
@@ -77,6 +133,16 @@ def test_double_backward_is_refused():
 
 
 # --- registration ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", cases.KERNEL_DEVICES, indirect=True)
+@pytest.mark.parametrize(("N", "d"), [(0, 3), (1, 1), (9, 4), (130, 33)])
+def test_opcheck(N, d, device):
+    x = cases.features(N, d, torch.float32).to(device)
+    torch.library.opcheck(torch.ops.vqdm.moments, (x.requires_grad_(), max(N, 1)))
+    if device == "cpu":
+        mean, cov = torch.ops.vqdm.moments(x.detach(), 1)
+        torch.library.opcheck(torch.ops.vqdm.moments_backward, (x.detach(), mean, mean, cov))
 
 
 @pytest.mark.parametrize(("N", "dtype"), [(0, torch.float32), (300, torch.float32), (520, torch.bfloat16)])

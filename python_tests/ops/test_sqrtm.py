@@ -7,6 +7,8 @@ import cases
 from vqdm_cuda import reference
 from vqdm_cuda.ops.sqrtm import sqrtm
 
+pytestmark = [pytest.mark.usefixtures("route"), pytest.mark.parametrize("route", cases.ROUTES, indirect=True)]
+
 HARD = list(cases.hard_covariances(3))
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -77,6 +79,12 @@ def test_double_backward_is_refused():
 
 
 # --- registration ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 5), (2, 3, 4, 4), (0, 3, 3)])
+def test_opcheck(shape, route):
+    op = torch.ops.vqdm.sqrtm_by_library if route == "library" else torch.ops.vqdm.sqrtm
+    torch.library.opcheck(op, (cases.covariance(shape[-1], *shape[:-2]).requires_grad_(),))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

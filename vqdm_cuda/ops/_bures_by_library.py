@@ -30,9 +30,9 @@ def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, 
     if not bool(finite.all()):
         nan = torch.where(finite.all(0), 0.0, torch.nan)
         value, T = value + nan, T + nan[..., None, None]
-    gradient = (T + T.mT) / -2
+    gradient = ((T + T.mT) / -2).contiguous()
     gradient.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    return value, gradient[0], gradient[1].clone()
+    return value, gradient[0].clone(), gradient[1].clone()
 
 
 def _of_full_rank(L: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:  # [2, ..., d, d] lower triangular
