@@ -5,6 +5,7 @@ ratio = this implementation's median over ours in the same run (above one: ours 
 """
 
 import ctypes
+import importlib.util
 import json
 import platform
 import re
@@ -125,6 +126,14 @@ def run_cases(
             results += rows
     torch.set_num_threads(most)
     print(f"\nwritten to {write(results, out, op)}")
+
+
+def has(peer: str) -> bool:
+    """Whether the peer is installed; says so where it is not."""
+    found = importlib.util.find_spec(peer) is not None
+    if not found:
+        print(f"{peer} is not installed: measured without it")
+    return found
 
 
 def machine() -> str:
