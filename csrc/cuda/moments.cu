@@ -81,19 +81,25 @@ struct Tiles {
     for (int r = first; there && r < end; ++r) sum += double(x[r * kTile]);  // zeros from num_rows on
     sums[part * kColumns + column] = sum;
     simt::sync_threads();
-    const T centre = T(sum_of_parts() / num_rows);
-    simt::sync_threads();  // before `sums` is written anew
+    const double block_mean = sum_of_parts() / num_rows;
+    const T centre = T(block_mean);
+    // For float32, that is all: rounding of the centred rows would tell less. For float64 it has been rounded itself.
+    constexpr bool kAgain = sizeof(T) == sizeof(double);
+    if (kAgain) simt::sync_threads();  // before `sums` is written anew
     sum = 0;
     for (int r = first; there && r < (end < num_rows ? end : num_rows); ++r) {
       const T e = x[r * kTile] - centre;
       x[r * kTile] = e;
-      sum += double(e);
+      if (kAgain) sum += double(e);
     }
-    sums[part * kColumns + column] = sum;
-    simt::sync_threads();
+    if (kAgain) {
+      sums[part * kColumns + column] = sum;
+      simt::sync_threads();
+    }
     if (part == 0) {
       if (before == 0) origin[column] = double(centre);
-      const double own = sum_of_parts() / num_rows, so_far = before == 0 ? 0 : double(mean[column]);
+      const double own = kAgain ? sum_of_parts() / num_rows : block_mean - double(centre);
+      const double so_far = before == 0 ? 0 : double(mean[column]);
       const double apart = (double(centre) - origin[column]) + own - so_far;
       error[column] = own;
       delta[column] = apart;

@@ -3,7 +3,7 @@
 //   mean = (1/N) sum_i x_i      scatter = sum_i (x_i - mean) (x_i - mean)^T, exactly symmetric      (zeros for no rows)
 //
 // Rows are cut into blocks of 64. The mean of a block, rounded to the type of x, is taken off its rows, exactly or
-// nearly so; the error of that centre, the mean of what is left, is known in float64. Products of the centred rows are
+// nearly so; the error of that centre is known in float64. Products of the centred rows are
 // summed in the type of x within a block, in float64 beyond. Blocks, and then chunks of blocks, are merged in their
 // order in float64 (Chan, Golub and LeVeque, 1983); with n and m rows, means a and b, scatters S and T, the union has
 //
