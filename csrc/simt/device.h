@@ -204,12 +204,10 @@ cudaError_t launch(void (*kernel)(Params...), LaunchShape shape, cudaStream_t, P
   return cudaSuccess;
 }
 
-// A small device, so that loops over more work than blocks are run through.
+// A small device, so that loops over more work than blocks are run through. Its max_shared_bytes() is the
+// interpreter's.
 inline int num_multiprocessors() {
   return 2;
-}
-inline int max_shared_bytes() {
-  return kMaxSharedBytes;
 }
 
 }  // namespace vqdm::simt

@@ -60,11 +60,17 @@ class Interpreter {
     random_.seed(seed);
   }
 
+  void set_max_shared_bytes(int bytes) {
+    if (bytes < 0 || bytes > kMaxSharedBytes) throw std::invalid_argument("max_shared_bytes: " + std::to_string(bytes));
+    max_shared_bytes_ = bytes;
+  }
+  int max_shared_bytes() const { return max_shared_bytes_; }
+
   void run(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body) {
     if (threads < kWarpSize || threads > kMaxThreads || threads % kWarpSize != 0) {
       throw std::runtime_error("simt: a block of " + std::to_string(threads) + " threads");
     }
-    if (shared_bytes > kMaxSharedBytes) throw std::runtime_error("simt: more shared memory than a block can have");
+    if (shared_bytes > max_shared_bytes_) throw std::runtime_error("simt: more shared memory than a block can have");
     body_ = &body;
     num_threads_ = threads;
     warps_.resize(threads / kWarpSize);
@@ -273,6 +279,7 @@ class Interpreter {
 #endif
 
   Schedule schedule_ = Schedule::kForward;
+  int max_shared_bytes_ = kMaxSharedBytes;
   std::mt19937_64 random_;
   const std::function<void()>* body_ = nullptr;
   int num_threads_ = 0;
@@ -298,6 +305,14 @@ void Interpreter::trampoline() {
 
 void set_schedule(Schedule schedule, uint64_t seed) {
   interpreter().set_schedule(schedule, seed);
+}
+
+void set_max_shared_bytes(int bytes) {
+  interpreter().set_max_shared_bytes(bytes);
+}
+
+int max_shared_bytes() {
+  return interpreter().max_shared_bytes();
 }
 
 void run(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body) {

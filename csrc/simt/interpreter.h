@@ -25,6 +25,10 @@ enum class Schedule { kForward, kReverse, kRandom };
 // Of the threads of a block, and of the blocks; holds for all later runs. The seed counts for kRandom alone.
 void set_schedule(Schedule schedule, uint64_t seed);
 
+// What a block can have; less than kMaxSharedBytes makes kernels take the way that they take on smaller devices.
+void set_max_shared_bytes(int bytes);
+int max_shared_bytes();
+
 // Calls body once for every thread of every block. One kernel at a time in a process.
 void run(int64_t blocks, int threads, int shared_bytes, const std::function<void()>& body);
 

@@ -20,6 +20,8 @@ PYBIND11_MODULE(_C_simt, m) {
                                                  : Schedule::kRandom,
                              seed);
   });
+  m.def("set_max_shared_bytes", &vqdm::simt::set_max_shared_bytes);
+  m.def("max_shared_bytes", &vqdm::simt::max_shared_bytes);
   m.def("fault_names", &vqdm::simt::fault_names);
   m.def("run_fault", &vqdm::simt::run_fault);
   m.def("run_mma", &vqdm::simt::run_mma);

@@ -1,0 +1,3 @@
+// The kernels of csrc/cuda/symmetric.cu, built to run on the host.
+
+#include "cuda/symmetric.cu"
