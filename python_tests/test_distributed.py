@@ -72,6 +72,13 @@ def work(rank: int, folder: str) -> None:
         grad_z, grad_e = torch.autograd.grad(loss, (z, e))
         out |= {f"{name} loss": loss, f"{name} grad z": grad_z, f"{name} grad e": grad_e}
 
+    calls = []
+    all_reduce = dist.all_reduce
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "all_reduce", lambda *args, **kwargs: (calls.append(1), all_reduce(*args, **kwargs)))
+        far_mean, far_cov = moments(of_rank(all_rows() + 2.0**30, 41, rank), group=everyone)
+    out |= {"far mean": far_mean, "far cov": far_cov, "far calls": torch.tensor(len(calls))}
+
     empty_mean, empty_cov = moments(torch.zeros(0, 3), group=everyone)
     out |= {"nothing mean": empty_mean, "nothing cov": empty_cov}
 
@@ -120,6 +127,16 @@ def test_moments_are_those_of_all_rows(ranks, name, unbiased):
         expected = NUM_RANKS * of_rank(gradient, SPLITS[name], number)
         cases.assert_close(rank[f"{key} gradient"], expected, 10 * slack, scale=float(gradient.abs().max()))
     assert all(torch.equal(ranks[0][f"{key} {part}"], ranks[1][f"{key} {part}"]) for part in ("mean", "cov"))
+
+
+def test_one_collective_and_no_digits_lost_far_from_zero(ranks):
+    """Of rows that their offset has rounded; the rows less that offset are exact."""
+    shifted = all_rows() + 2.0**30
+    mean, cov = moments(shifted - 2.0**30)
+    for rank in ranks:
+        assert rank["far calls"] == 1
+        cases.assert_close(rank["far mean"] - 2.0**30, mean, torch.finfo(F64).eps, scale=2.0**30)
+        cases.assert_close(rank["far cov"], cov, 1e-14)
 
 
 @pytest.mark.parametrize("name", SPLITS)

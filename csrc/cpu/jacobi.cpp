@@ -38,7 +38,7 @@ VQDM_CLONES double quadratic_form(const double* a, const double* x, int n) {
 }
 
 struct Rotation {
-  double c, s, t;
+  double s, tau, t;  // sine, tangents of half the angle and of the angle
 };
 
 // The rotation of columns with these squares and this product that makes them orthogonal, by the smaller angle.
@@ -46,7 +46,7 @@ Rotation orthogonalizing(double alpha, double beta, double gamma) {
   const double zeta = (beta - alpha) / (2 * gamma);
   const double t = std::copysign(1.0, zeta) / (std::abs(zeta) + std::sqrt(1 + zeta * zeta));
   const double c = 1 / std::sqrt(1 + t * t);
-  return {c, c * t, t};
+  return {c * t, c * t / (1 + c), t};
 }
 
 // One pass over all pairs; whether any was rotated. Squares follow the rotations, as |b|^2 - t gamma and + t gamma.
@@ -65,8 +65,9 @@ VQDM_CLONES bool sweep_pairs(double* data, int n, int64_t stride, double* norm2,
 #pragma GCC unroll 8
         for (int l = 0; l < 8; ++l) {
           const double xi = x[i + l], yi = y[i + l];
-          x[i + l] = r.c * xi - r.s * yi;
-          y[i + l] = r.s * xi + r.c * yi;
+          // As small corrections, which round less than a cosine near 1 would.
+          x[i + l] = xi - r.s * (yi + r.tau * xi);
+          y[i + l] = yi + r.s * (xi - r.tau * yi);
         }
       }
       norm2[p] = alpha - r.t * gamma;

@@ -197,7 +197,7 @@ __global__ void merge_chunks(Work w) {
     mean_i += apart_i * share;
     mean_j += apart_j * share;
   }
-  w.scatter[i * d + j] = w.scatter[j * d + i] = scatter;
+  w.cov[i * d + j] = w.cov[j * d + i] = scatter / w.divisor;
   if (i == j) w.mean[i] = origin_i + mean_i;
 }
 

@@ -1,9 +1,9 @@
-// Mean and scatter of the rows of a matrix on CUDA, exact for any offset.
+// Mean and covariance of the rows of a matrix on CUDA, exact for any offset.
 //
-//   mean = (1/N) sum_i x_i      scatter = sum_i (x_i - mean) (x_i - mean)^T, exactly symmetric      (zeros for no rows)
+//   mean = (1/N) sum_i x_i      cov = sum_i (x_i - mean) (x_i - mean)^T / divisor, exactly symmetric
 //
-// Rows are cut into blocks of 64. The mean of a block, rounded to the type of x, is taken off its rows, exactly or
-// nearly so; the error of that centre is known in float64. Products of the centred rows are
+// Without rows the sums are 0. Rows are cut into blocks of 64. The mean of a block, rounded to the type of x, is taken
+// off its rows, exactly or nearly so; the error of that centre is known in float64. Products of the centred rows are
 // summed in the type of x within a block, in float64 beyond. Blocks, and then chunks of blocks, are merged in their
 // order in float64 (Chan, Golub and LeVeque, 1983); with n and m rows, means a and b, scatters S and T, the union has
 //
@@ -25,8 +25,9 @@ struct MomentsParams {
   Operand x;  // [N, d] float32 or float64
   int64_t N;
   int d;
-  double* mean;     // [d] out
-  double* scatter;  // [d, d] out
+  double divisor;
+  double* mean;  // [d] out
+  double* cov;   // [d, d] out
 };
 
 // What moments() needs of device memory: O(d^2), at most 512 (d + 1) d numbers.

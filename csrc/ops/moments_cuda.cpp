@@ -13,21 +13,22 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-std::tuple<Tensor, Tensor> moments(const Tensor& x) {
+std::tuple<Tensor, Tensor> moments(const Tensor& x, int64_t divisor) {
   const MomentsShapes shapes(x);
   const OnDeviceOf device(x);
   cuda::MomentsParams params{};
   params.x = operand_of(x, 2);
   params.N = shapes.N;
   params.d = shapes.d;
+  params.divisor = double(divisor);
 
   const Tensor mean = torch::stable::new_empty(x, {shapes.d}, ScalarType::Double);
-  const Tensor scatter = torch::stable::new_empty(x, {shapes.d, shapes.d}, ScalarType::Double);
+  const Tensor cov = torch::stable::new_empty(x, {shapes.d, shapes.d}, ScalarType::Double);
   params.mean = static_cast<double*>(mean.mutable_data_ptr());
-  params.scatter = static_cast<double*>(scatter.mutable_data_ptr());
+  params.cov = static_cast<double*>(cov.mutable_data_ptr());
   const Tensor workspace = workspace_beside(x, cuda::moments_workspace_bytes(params));
   check_launched("moments", cuda::moments(params, workspace.mutable_data_ptr(), device.stream()));
-  return {mean, scatter};
+  return {mean, cov};
 }
 
 }  // namespace

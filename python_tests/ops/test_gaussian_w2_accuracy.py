@@ -69,7 +69,7 @@ def test_value_up_to_condition_1e8(log_condition, dtype, allowed):
     assert gaussian_w2(zero, S1, zero, S2).item() == pytest.approx(expected, rel=allowed)
 
 
-@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-2), (torch.float64, 1e-6)])
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-2), (torch.float64, 1e-4)])
 @pytest.mark.parametrize("log_condition", [0, 2, 4])
 @pytest.mark.parametrize("kind", ["1e-3", "1e-5", "1e-7"])
 def test_covariances_that_nearly_agree(kind, log_condition, dtype, allowed):

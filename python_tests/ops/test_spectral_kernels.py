@@ -343,7 +343,7 @@ def test_schedules_agree_to_the_bit():
     results = []
     for schedule in SCHEDULES:
         run_with(schedule)
-        results.append([*gaussian_w2(*arguments), *sqrtm(arguments[1]), *torch.ops.vqdm_simt.moments(x)])
+        results.append([*gaussian_w2(*arguments), *sqrtm(arguments[1]), *torch.ops.vqdm_simt.moments(x, 1)])
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))
 
@@ -361,7 +361,7 @@ def test_above_256_dimensions_is_for_others():
 
 def assert_moments(x: Tensor) -> None:
     N, d = x.shape
-    mean, scatter = torch.ops.vqdm_simt.moments(x)
+    mean, scatter = torch.ops.vqdm_simt.moments(x, 1)
     rows = x.double()
     expected_mean = rows.mean(0) if N else torch.zeros(d, dtype=torch.float64)
     centred = rows - expected_mean
@@ -421,7 +421,7 @@ def test_moments_of_a_bad_row(value):
     run_with("forward")
     x = cases.features(200, 40, torch.float32)
     x[150, 3] = value
-    mean, scatter = torch.ops.vqdm_simt.moments(x)
+    mean, scatter = torch.ops.vqdm_simt.moments(x, 1)
     assert not mean[3].isfinite()
     assert scatter[3].isnan().all()
     rest = [j for j in range(40) if j != 3]
