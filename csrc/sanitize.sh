@@ -21,5 +21,6 @@ LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.s
 ASAN_OPTIONS=detect_leaks=0:halt_on_error=1:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 VQDM_SIMT_DIR="$build/cmake" PYTHONPATH="$build:$root/python_tests" \
   "$python" -m pytest -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$build" -o pythonpath= -q \
-  "$root"/python_tests/{test_simt.py,ops/test_code_sums.py,ops/test_nearest_code.py,ops/test_nearest_code_at_random.py} \
+  "$root"/python_tests/test_simt.py \
+  "$root"/python_tests/ops/test_{code_sums,nearest_code,nearest_code_at_random,moments,sqrtm,gaussian_w2}.py \
   -m "not slow" "${@:2}"

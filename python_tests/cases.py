@@ -3,7 +3,8 @@
 Ordinary sizes, matrices that are hard for a reason, and the one tolerance, derived from dtype and dimension.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -150,3 +151,13 @@ def assert_graph_replays(call: Callable[[], tuple[Tensor, ...]], *inputs: Tensor
         graph.replay()
         torch.cuda.synchronize()
         assert all(map(torch.equal, captured, call()))
+
+
+@contextlib.contextmanager
+def no_waiting_for_gpu() -> Iterator[None]:
+    """An error where the host waits for the device."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -148,7 +148,7 @@ def global_moments(
     counts, means = own[:, 0], own[:, 1:]
     n = counts.sum()
     # Means as differences from one of them: a far offset would round them. Ranks without rows have weight 0.
-    first = means[counts.argmax()]
+    first = means.index_select(0, counts.argmax()[None])[0]
     shifts = torch.where(counts[:, None] > 0, means - first, 0.0)
     shift = (counts[:, None] * shifts).sum(0) / n
     between = shifts - shift
