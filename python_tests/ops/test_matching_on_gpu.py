@@ -1,4 +1,4 @@
-"""On a GPU: moments, sqrtm, gaussian_w2 and the loss made of them equal the CPU's, replay in a graph, and never wait."""
+"""On a GPU: moments, sqrtm, gaussian_w2 and the loss made of them equal the CPU's, replay, and never wait."""
 
 import pytest
 import torch

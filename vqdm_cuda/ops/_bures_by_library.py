@@ -8,7 +8,7 @@ roots of the eigenvalues, with pseudo-inverses. The two covariances go through i
 import torch
 from torch import Tensor
 
-from vqdm_cuda.ops._symmetric import finite_or_identity, negligible, symmetrized
+from vqdm_cuda.ops._symmetric import all_finite, finite_or_identity, negligible, symmetrized
 
 # The least square of a pivot, relative to the largest variance, for which Cholesky factors will do. Eigenvalues may be
 # smaller than that by a factor of about d, and count as zero at d u.
@@ -20,7 +20,10 @@ _WELL_CONDITIONED = 1e-5
 
 def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:  # [..., d, d]
     """B^2 [...] and, if asked for, dB^2/dS1 and dB^2/dS2 [..., d, d]; float64."""
-    S, finite = finite_or_identity(symmetrized(torch.stack([cov1.double(), cov2.double()])))
+    S = symmetrized(torch.stack([cov1.double(), cov2.double()]))
+    finite = all_finite(S)
+    if not bool(finite.all()):
+        S, _ = finite_or_identity(S)
     L, info = torch.linalg.cholesky_ex(S)
     pivots, variances = L.diagonal(dim1=-2, dim2=-1).square(), S.diagonal(dim1=-2, dim2=-1)
     if bool(((info == 0) & (pivots.amin(-1) > _FULL_RANK * variances.amax(-1))).all()):

@@ -31,13 +31,17 @@ def symmetrized(a: Tensor) -> Tensor:  # [..., d, d] -> float64 [..., d, d]
     return half + half.mT
 
 
+def all_finite(a: Tensor) -> Tensor:  # [..., d, d] -> bool [...]
+    return a.abs().amax((-2, -1)) < torch.inf  # false for NaN, which amax hands on
+
+
 def finite_or_identity(a: Tensor) -> tuple[Tensor, Tensor]:  # [..., d, d] -> [..., d, d], bool [...]
     """Replace each matrix that holds NaN or Inf by the identity, and say which were finite.
 
     LAPACK raises on NaN, or does not end, and one item of a batch must not decide for the others. No value is read by
     the host.
     """
-    finite = a.isfinite().all(-1).all(-1)
+    finite = all_finite(a)
     identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     return torch.where(finite[..., None, None], a, identity), finite
 
