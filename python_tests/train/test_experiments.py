@@ -148,6 +148,18 @@ def test_more_means_keep_what_is_there(tmp_path: Path) -> None:
     assert len(after) == len(figure5.METHODS)
 
 
+def test_a_changed_method_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = dataclasses.replace(TINY["figure5"], means={"vanilla": (2.0,), "wasserstein": (2.0,)})
+    before = read(figure5.run(tmp_path, settings).json)["results"]
+    assert before["vanilla, mean 2"]["constants"]["lr"] == 1.0
+    assert before["wasserstein, mean 2"]["constants"]["quantizer"]["wasserstein_weight"] == 10.0
+    monkeypatch.setitem(figure5.METHODS, "vanilla", figure5.METHODS["vanilla"]._replace(lr=2.0))
+    after = read(figure5.run(tmp_path, settings).json)["results"]
+    assert after["wasserstein, mean 2"] == before["wasserstein, mean 2"]
+    assert after["vanilla, mean 2"]["constants"]["lr"] == 2.0
+    assert after["vanilla, mean 2"]["E"] != before["vanilla, mean 2"]["E"]
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 

@@ -69,11 +69,14 @@ def measure(
     conclude: Callable[[Results], Conclusion],
     draw: Callable[[Results], Figure],
     plan: tuple[str, ...] = (),
+    constants: Mapping[str, dict[str, Any]] | None = None,
 ) -> Files:
     """Measures the cells that are not there yet, then writes NAME.json and NAME.png into `out`.
 
     `plan` names the settings that say which cells there are, not what is in one: they may change when a run goes on.
+    `constants` are those of single cells; they are written with the cell, and one of other constants is measured again.
     """
+    of_cells: Results = {} if constants is None else json.loads(json.dumps(constants))
     _prepare(out)
     target, picture = out / f"{name}.json", out / f"{name}.png"
     record: dict[str, Any] = {
@@ -89,12 +92,14 @@ def measure(
     }
     found = _cells_of(target, record["settings"], plan)
     for key, cell in cells.items():
-        if key in found:
+        own = of_cells.get(key, {})
+        if key in found and found[key].get("constants", {}) == own:
             record["results"][key] = found[key]
             click.echo(f"{name}: {key}: already measured")
         else:
             start = time.perf_counter()
-            record["results"][key] = cell() | {"seconds": round(time.perf_counter() - start, 2)}
+            result = cell() | ({"constants": own} if own else {})
+            record["results"][key] = result | {"seconds": round(time.perf_counter() - start, 2)}
             click.echo(f"{name}: {key}: {record['results'][key]['seconds']:.1f} s")
         # Cells of an earlier run that come later in the list are kept for then.
         write_json(target, record | {"results": found | record["results"]})
