@@ -180,7 +180,8 @@ def log_axis(ax: Axes) -> None:
         return
     decades = math.log10(max(values) / min(values))
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1.7 else (1.0,), numticks=9))
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1.1 else (1.0, 2.0, 5.0) if decades < 1.7 else (1.0,)
+    ax.yaxis.set_major_locator(LogLocator(subs=subs, numticks=9))
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     ax.yaxis.set_minor_locator(NullLocator())
 

@@ -6,8 +6,8 @@ moments of fresh features in every step, towards features that lie elsewhere, ar
 subspace, or come in fewer than d + 1 a step. KL is that of the features from the codebook.
 
 The gradients differ in size by orders of magnitude, so each loss has the best of several learning rates (by its last
-E), and the learning rates that blew up are counted. E, U and C are of held-out features; a codebook of as many features
-as it has codes, which needs no training, stands beside them.
+E), and those that ended early, in an error or a loss that is not finite, are counted. E, U and C are of held-out
+features; a codebook of as many features as it has codes, which needs no training, stands beside them.
 """
 
 import dataclasses
@@ -158,7 +158,7 @@ def _conclude(settings: Settings, results: Results) -> Conclusion:
             cell = results[f"{case}, {loss}"]
             summary.append({name: cell[name] for name in ("case", "loss", "lr", "failed", "tried", "error", *"EUC")})
             if cell["error"] is None:
-                blown = f", {cell['failed']} of {cell['tried']} learning rates blew up" if cell["failed"] else ""
+                blown = f", {cell['failed']} of {cell['tried']} learning rates ended early" if cell["failed"] else ""
                 told.append(f"{loss} E {cell['E']:.3g}, U {cell['U']:.1%}, C {cell['C']:.0f}{blown}")
             elif cell["stopped"] == 0:
                 told.append(f"{loss} undefined ({cell['error']})")
@@ -176,7 +176,7 @@ def _draw(settings: Settings, results: Results) -> Figure:
     figure, axes = new_axes(
         4,
         len(settings.cases),
-        size=(2.45 * len(settings.cases), 8.8),
+        size=(2.45 * len(settings.cases) + 0.8, 9.0),
         title=f"Codes from N(0, I) moved by one distance alone: K = {settings.codebook_size}, d = {settings.code_dim}",
     )
     labels = {"loss": "loss", "E": "E, quantization error", "U": "U, codes used [%]", "C": "C, perplexity"}
@@ -196,22 +196,12 @@ def _draw(settings: Settings, results: Results) -> Figure:
                 ax.set_ylim(-3, 103)
             ax.set(xlim=(0, settings.steps))
             if row == 0:
-                ax.set_title(case, fontsize=10)
+                refused = [loss for loss in LOSSES if results[f"{case}, {loss}"]["stopped"] == 0]
+                ax.set_title(f"{case}\n({', '.join(refused)}: undefined)" if refused else case, fontsize=9)
             if row == 3:
                 ax.set_xlabel("step")
             if column == 0:
                 ax.set_ylabel(label)
-        refused = [loss for loss in LOSSES if results[f"{case}, {loss}"]["stopped"] == 0]
-        if refused:
-            axes[column].text(
-                0.5,
-                0.97,
-                f"undefined:\n{', '.join(refused)}",
-                transform=axes[column].transAxes,
-                ha="center",
-                va="top",
-                fontsize=8,
-            )
     handles, names = axes[len(settings.cases)].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure

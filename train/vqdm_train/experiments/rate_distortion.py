@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vqdm_cuda import WassersteinQuantizer, criterion_triple
-from vqdm_train.experiments.common import COLORS, Conclusion, Files, Results, confidence, measure, new_axes
+from vqdm_train.experiments.common import COLORS, Conclusion, Files, Results, confidence, log_axis, measure, new_axes
 
 __all__ = ["FULL", "QUICK", "WIDTHS", "Settings", "run", "width"]
 
@@ -152,6 +152,12 @@ def _conclude(settings: Settings, results: Results) -> Conclusion:
                 if dims:
                     found.append(f"{name or 'no one width'} at d = {', '.join(dims)}")
             verdict.append(f"K = {K}, best {x}: {'; '.join(found)}.")
+        worse = [
+            str(row["d"])
+            for row in drawn
+            if row["K"] == K and sum(row["against_matched"]["Theorem 2"]["C"]) < 0  # mean + interval
+        ]
+        verdict.append(f"K = {K}, C of Theorem 2's width below the matched one's at d = {', '.join(worse) or 'none'}.")
     all_three = [f"d = {row['d']}, K = {row['K']}" for row in drawn if set(row["best"].values()) == {"rate-distortion"}]
     verdict.append(f"Rate-distortion width best in E, U and C at once: {'; '.join(all_three) or 'nowhere'}.")
     for d in settings.trained_dims:
@@ -210,6 +216,7 @@ def _draw(settings: Settings, results: Results) -> Figure:
                     )
             if x == "E":
                 ax.axhline(1, color="black", linewidth=1, linestyle="--", label="Shannon bound, d K^(-2/d)")
+                log_axis(ax)
             ax.set_xscale("log", base=2)
             ax.set_xticks(dims, [str(d) for d in dims])
             ax.set_ylabel(label)
