@@ -24,7 +24,6 @@ TINY: dict[str, Any] = {
         steps=12,
         eval_every=5,
         means=dict.fromkeys(figure5.METHODS, (0.0, 2.0)),
-        curve_mean=2.0,
     ),
     "rate-distortion": dataclasses.replace(
         rate_distortion.QUICK,
@@ -288,3 +287,16 @@ def test_committed_results_are_finished_and_the_documents_pictures_exist() -> No
         assert f"](experiments/{name}.png)" in text
         assert (ROOT / f"docs/experiments/{name}.png").stat().st_size > 10_000
         assert f"vqdm experiment {name}" in text
+
+
+def test_the_documents_numbers_of_figure5_are_those_measured() -> None:
+    text = (ROOT / "docs/experiments.md").read_text()
+    summary = read(ROOT / "docs/experiments/figure5.json")["summary"]
+    rows = [row for row in summary if row["method"] == "wasserstein"]
+    assert [row["mean"] for row in rows] == list(range(9))
+    for row in rows:
+        E, U, C, W = figure5.PUBLISHED["wasserstein"][row["mean"]]
+        assert f"| {row['mean']:g} | {row['E']:.4f}, {E:.4f} (" in text
+        assert f"| {row['U']:.2%}, {U:.2%} | {row['C']:.0f}, {C:.0f} (" in text
+        assert f"| {row['W']:.4f}, {W:.4f} |" in text
+        assert row["reached"]

@@ -26,20 +26,20 @@ EXPERIMENTS: dict[str, Experiment] = {
         distances.FULL,
         distances.QUICK,
         "Wasserstein VQ, appendix: Wasserstein, KL and Bhattacharyya distance as matching losses",
-        "2 minutes; quick: 10 seconds",
+        "2 minutes; quick: 20 seconds",
     ),
     "figure5": Experiment(
         figure5.run,
         figure5.FULL,
         figure5.QUICK,
         "Wasserstein VQ, Fig. 5: codebooks that must follow features whose mean is 0 to 8",
-        "110 minutes; quick: 20 seconds",
+        "25 minutes; quick: 20 seconds",
     ),
     "rate-distortion": Experiment(
         rate_distortion.run,
         rate_distortion.FULL,
         rate_distortion.QUICK,
         "How wide a codebook should be, over dimensions and codebook sizes; Shannon's bound beside it",
-        "10 minutes; quick: 20 seconds",
+        "7 minutes; quick: 15 seconds",
     ),
 }

@@ -7,7 +7,7 @@ moves. With c the squared distance of a feature to its code, summed over the d n
 weights below hold the factor d),
 
     published constants    0.1 c + 10 L_W      learning rate 3
-    ours                   c + 10 L_W          learning rate 10; c after the first fifth of the steps, and over the
+    ours                   0.18 c + 10 L_W     learning rate 10; c after the first fifth of the steps, and over the
                                                last fifth the rate falls to 0 in a straight line
     vanilla                c                   learning rate 1
 
@@ -19,8 +19,8 @@ Where we deviate, one setting for all means, and why:
   its constants 1.029. (Its own vanilla run, with over 3 times the pull, lr times weight, has 1.001.) So the pull is
   stronger here.
 - It sets in when L_W has brought the codes to the features, 370 steps for the largest mean at this rate. On the way
-  there few codes have all the features, and a strong pull bends the codebook out of shape: with 0.18 c from the start,
-  C was 9,900 at mean 8 after 800 steps. (And SGD is unstable for a code that has all features from lr times weight =
+  there few codes have all the features, and a strong pull bends the codebook out of shape: with it from the start, C
+  was 9,900 at mean 8 after 800 steps. (And SGD is unstable for a code that has all features from lr times weight =
   1 + momentum on.)
 - The rate falls to 0 at the end, since at a constant one W stops falling where a step is as long as the way left.
 - 20,000 features a step, as in the paper's text, where its code takes 50,000: 2/5 of the cost.
@@ -58,12 +58,12 @@ class Settings:
     means: dict[str, tuple[float, ...]] = dataclasses.field(
         default_factory=lambda: {
             "wasserstein": tuple(map(float, range(9))),
-            "wasserstein, rate-distortion target": (0.0, 5.0),
+            "wasserstein, rate-distortion target": (5.0,),
             "wasserstein, published constants": (0.0,),
-            "vanilla": (0.0, 2.0, 5.0),
+            "vanilla": (2.0,),
         }
     )
-    curve_mean: float = 5.0  # at which the figure shows E, U, C and W over the steps
+    curve_mean: float = 2.0  # at which the figure shows E, U, C and W over the steps, as the paper's does
     seed: int = 12  # the published code's
 
 
@@ -72,10 +72,10 @@ QUICK = Settings(
     codebook_size=1024,
     num_features=4000,
     num_validation=20_000,
-    steps=300,
-    eval_every=20,
+    steps=250,
+    eval_every=25,
     lr_factor=1 / 3,  # 1/16 of the codes, and about 1/7 of the steps to get there
-    means=dict.fromkeys(FULL.means, (0.0, 2.0, 5.0)),
+    means=dict.fromkeys(("wasserstein", "wasserstein, rate-distortion target", "vanilla"), (0.0, 2.0, 5.0)),
 )
 
 
@@ -100,9 +100,9 @@ def _vanilla(K: int, d: int) -> Quantizer:
 
 
 METHODS: dict[str, Method] = {
-    "wasserstein": Method(partial(_wasserstein, fit_weight=1.0), 10.0, 0.2, 0.2, "wasserstein"),
+    "wasserstein": Method(partial(_wasserstein, fit_weight=0.18), 10.0, 0.2, 0.2, "wasserstein"),
     "wasserstein, rate-distortion target": Method(
-        partial(_wasserstein, fit_weight=1.0, target="rate_distortion"), 10.0, 0.2, 0.2
+        partial(_wasserstein, fit_weight=0.18, target="rate_distortion"), 10.0, 0.2, 0.2
     ),
     "wasserstein, published constants": Method(partial(_wasserstein, fit_weight=0.1), 3.0, published="wasserstein"),
     "vanilla": Method(_vanilla, 1.0, published="vanilla"),
