@@ -239,6 +239,39 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
         click.echo((f"{table(results)}\n" if results else "") + f"report              {out}")
 
 
+@main.command()
+@click.argument("name")
+@click.option("--out", metavar="DIR", type=_PATH, help="Where NAME.json and NAME.png go.")
+@click.option("--quick", is_flag=True, help="A small version, within a minute on two CPU cores.")
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**31), help="Another seed than the experiment's own.")
+def experiment(name: str, out: Path | None, quick: bool, seed: int | None) -> None:
+    """Reproduce a figure or a table of the papers. `vqdm experiment list` lists the NAMEs.
+
+    What is measured stands in DIR/NAME.json as it comes: the same command goes on where a run was stopped.
+    """
+    import dataclasses
+
+    from vqdm_train.experiments import EXPERIMENTS
+
+    if name == "list":
+        for known, chosen in EXPERIMENTS.items():
+            click.echo(f"{known:<18}{chosen.description}\n{'':<18}{chosen.cost}")
+        return
+    if name not in EXPERIMENTS:
+        nearest = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.0)[0]
+        raise click.ClickException(
+            f"NAME: expected list or one of {', '.join(EXPERIMENTS)}, got {name}; did you mean {nearest}?"
+        )
+    if out is None:
+        raise click.UsageError("expected --out DIR for the results, got none")
+    chosen = EXPERIMENTS[name]
+    settings = chosen.quick if quick else chosen.full
+    with _errors_in_one_sentence():
+        files = chosen.run(out, settings if seed is None else dataclasses.replace(settings, seed=seed))
+    click.echo("\n" + "\n".join(files.verdict))
+    click.echo(f"\n{files.json}\n{files.png}")
+
+
 # The machine and the data --------------------------------------------------------------------------------------------
 
 
