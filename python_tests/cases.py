@@ -77,6 +77,11 @@ def hard_covariances(d: int) -> dict[str, Tensor]:
     spread = torch.linspace(0, 1, d, dtype=torch.float64)
     half_rank = torch.cat([torch.ones(d // 2), torch.zeros(d - d // 2)])
     pairs = (torch.arange(d) // 2 + 1).double()
+    correlated = torch.diag(torch.linspace(3, 1, d, dtype=torch.float64))  # first and last, the others between
+    correlated[0, 0] = 1
+    correlated[0, -1] = correlated[-1, 0] = 0.9
+    blocks = torch.block_diag(covariance(d // 2), 5 * covariance(d - d // 2))
+    order = torch.randperm(d)
     one_dead = covariance(d)
     one_dead[1] = one_dead[:, 1] = 0
     return {
@@ -86,6 +91,8 @@ def hard_covariances(d: int) -> dict[str, Tensor]:
         "half rank": with_eigenvalues(half_rank),
         "rank one": with_eigenvalues((torch.arange(d) == 0).double()),
         "one dead dimension": one_dead,
+        "one correlated pair": correlated,
+        "shuffled blocks": blocks[order][:, order],
         "condition 1e4": with_eigenvalues(10 ** (-4 * spread)),
         "condition 1e8": with_eigenvalues(10 ** (-8 * spread)),
         "condition 1e12": with_eigenvalues(10 ** (-12 * spread)),

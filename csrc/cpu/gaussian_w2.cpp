@@ -29,7 +29,7 @@ Numbers transposed(const Numbers& a, int d) {
 void decompose(const Numbers& mt, int d, JacobiColumns& work, Numbers& u, Numbers& v) {
   double largest = 0;
   for (const double x : mt) largest = std::max(largest, std::abs(x));
-  const double scale = largest > 0 ? std::ldexp(1.0, -std::ilogb(largest)) : 1.0;
+  const double scale = largest > 0 ? std::ldexp(1.0, std::min(-std::ilogb(largest), 1023)) : 1.0;
   work.start();
   for (int j = 0; j < d; ++j) {
     for (int i = 0; i < d; ++i) work.b(j)[i] = scale * mt[int64_t(j) * d + i];
@@ -83,11 +83,17 @@ void identity_minus_map(Numbers& y, const RootEigen& eigen, int d, double* grad)
   }
 }
 
-// L with S = L L^T, if every pivot shows full rank by a wide margin: eigenvalues may be smaller than that by a factor
-// of about d, and count as zero at negligible(d).
-bool cholesky(const Numbers& s, int d, Numbers& l) {
+// S = L L^T and the inverse of L, where S has full rank by a wide margin: 1 / |L^-1|_F^2, which is at most its least
+// eigenvalue, is above 1e-10 of the largest variance. (Pivots alone would not tell.) An eigenvalue counts as zero at
+// negligible(d).
+struct Cholesky {
+  Numbers l, inverse;
+};
+
+bool factor(const Numbers& s, int d, Cholesky& out) {
   double largest = 0;
   for (int i = 0; i < d; ++i) largest = std::max(largest, s[int64_t(i) * d + i]);
+  const double least = 1e-10 * largest;
   // Column by column; row j of `columns` is column j of L, so that inner loops run along memory.
   Numbers columns(s.size());
   for (int j = 0; j < d; ++j) {
@@ -98,35 +104,43 @@ bool cholesky(const Numbers& s, int d, Numbers& l) {
       const double factor = earlier[j];
       for (int i = j; i < d; ++i) column[i] -= factor * earlier[i];
     }
-    if (!(column[j] > 1e-10 * largest)) return false;
+    if (!(column[j] > least)) return false;
     const double inverse = 1 / std::sqrt(column[j]);
     for (int i = j; i < d; ++i) column[i] *= inverse;
   }
-  l = transposed(columns, d);
-  return true;
+  out.l = transposed(columns, d);
+  out.inverse.assign(s.size(), 0.0);
+  double squares = 0;
+  for (int i = 0; i < d; ++i) {
+    double* row = out.inverse.data() + int64_t(i) * d;
+    for (int k = 0; k < i; ++k) {
+      const double factor = out.l[int64_t(i) * d + k];
+      const double* earlier = out.inverse.data() + int64_t(k) * d;
+      for (int j = 0; j <= k; ++j) row[j] -= factor * earlier[j];
+    }
+    row[i] = 1;
+    const double inverse = 1 / out.l[int64_t(i) * d + i];
+    for (int j = 0; j <= i; ++j) {
+      row[j] *= inverse;
+      squares += row[j] * row[j];
+    }
+  }
+  return squares * least < 1;
 }
 
 // I - sym(moved L^-1), given moved^T.
-void identity_minus_solved(const Numbers& l, Numbers& moved_t, int d, double* grad) {
-  for (int j = d - 1; j >= 0; --j) {  // rows of (moved L^-1)^T from the last
-    double* row = moved_t.data() + int64_t(j) * d;
-    for (int k = j + 1; k < d; ++k) {
-      const double factor = l[int64_t(k) * d + j];
-      const double* later = moved_t.data() + int64_t(k) * d;
-      for (int i = 0; i < d; ++i) row[i] -= factor * later[i];
-    }
-    const double inverse = 1 / l[int64_t(j) * d + j];
-    for (int i = 0; i < d; ++i) row[i] *= inverse;
-  }
+void identity_minus_solved(const Numbers& inverse, const Numbers& moved_t, int d, double* grad) {
+  Numbers t(moved_t.size());
+  add_product_tn(inverse.data(), moved_t.data(), d, t.data());
   for (int i = 0; i < d; ++i) {
     for (int j = 0; j < d; ++j) {
-      grad[int64_t(i) * d + j] =
-          (i == j ? 1.0 : 0.0) - (moved_t[int64_t(i) * d + j] / 2 + moved_t[int64_t(j) * d + i] / 2);
+      grad[int64_t(i) * d + j] = (i == j ? 1.0 : 0.0) - (t[int64_t(i) * d + j] / 2 + t[int64_t(j) * d + i] / 2);
     }
   }
 }
 
-double bures_of_full_rank(const Numbers& l1, const Numbers& l2, int d, double* grad1, double* grad2) {
+double bures_of_full_rank(const Cholesky& s1, const Cholesky& s2, int d, double* grad1, double* grad2) {
+  const Numbers &l1 = s1.l, &l2 = s2.l;
   Numbers mt(l1.size()), u(l1.size()), v(l1.size());
   add_product_tn(l2.data(), l1.data(), d, mt.data());
   JacobiColumns work(d);
@@ -138,15 +152,14 @@ double bures_of_full_rank(const Numbers& l1, const Numbers& l2, int d, double* g
     add_product_tn(y.data(), lx.data(), d, out.data());
     return out;
   };
-  Numbers moved1 = moved_t(l2, v, u);
+  const Numbers moved1 = moved_t(l2, v, u);
   double value = 0;
   for (int i = 0; i < d; ++i) {
     for (int j = 0; j < d; ++j) value += std::pow(l1[int64_t(i) * d + j] - moved1[int64_t(j) * d + i], 2);
   }
   if (grad1 != nullptr) {
-    Numbers moved2 = moved_t(l1, u, v);
-    identity_minus_solved(l1, moved1, d, grad1);
-    identity_minus_solved(l2, moved2, d, grad2);
+    identity_minus_solved(s1.inverse, moved1, d, grad1);
+    identity_minus_solved(s2.inverse, moved_t(l1, u, v), d, grad2);
   }
   return value;
 }
@@ -198,8 +211,8 @@ double squared_bures(const Matrix& cov1, const Matrix& cov2, int d, double* grad
     if (grad2 != nullptr) std::fill(grad2, grad2 + numbers, kNaN);
     return kNaN;
   }
-  Numbers l1, l2;
-  if (cholesky(s1, d, l1) && cholesky(s2, d, l2)) return bures_of_full_rank(l1, l2, d, grad1, grad2);
+  Cholesky factor1, factor2;
+  if (factor(s1, d, factor1) && factor(s2, d, factor2)) return bures_of_full_rank(factor1, factor2, d, grad1, grad2);
   return bures_of_any_rank(s1, s2, d, grad1, grad2);
 }
 

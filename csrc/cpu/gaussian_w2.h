@@ -8,7 +8,9 @@
 //   B^2 = |diag(r1) - Y1|_F^2 + sum_{other j} |r2 v_j|^2  a sum of squares: no cancellation where S1 and S2 agree
 //   dB^2/dS1 = I - V1 T V1^T,  T = Y1 diag(1/r1)          symmetrised; 0 where r1 is rounding (pseudo-inverse)
 //
-// and the same with Y2 = Q^T diag(r1) W for S2. A covariance that holds NaN or Inf makes everything NaN.
+// and the same with Y2 = Q^T diag(r1) W for S2. Where both have full rank by a wide margin, Cholesky factors stand in
+// for V diag(r), at a third of the time: M = L1^T L2, B^2 = |L1 - L2 W^T|_F^2, T = L2 W^T L1^-1. A covariance that
+// holds NaN or Inf makes everything NaN.
 
 #pragma once
 

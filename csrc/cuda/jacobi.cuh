@@ -44,8 +44,8 @@ __device__ inline Tolerance tolerance_of(int n, double squares) {
 }
 
 // Rotates columns p < q, and puts the longer into p; kLanes neighbouring lanes work on one pair, n <= kLanes kEach. All
-// lanes of a warp come here together, those without a pair with active = false. Says whether there was something to
-// rotate.
+// lanes of a warp come here together, those without a pair with active = false. Says whether a column
+// changed: one that moved may have passed another that it has yet to meet, so an exchange asks for a further sweep too.
 template <int kLanes, int kEach>
 __device__ bool rotate(simt::Shared<double> columns, int n, Pair pair, bool active, Tolerance tolerance) {
   const int lane = simt::lane_index() % kLanes;
@@ -93,7 +93,7 @@ __device__ bool rotate(simt::Shared<double> columns, int n, Pair pair, bool acti
       turn(n + i, columns[at_p + n + i], columns[at_q + n + i]);
     }
   }
-  return rotates;
+  return rotates || exchanges;
 }
 
 // All pairs of one round, shared out over the block. `pair_at(k)` gives pair k, with p < 0 for one to leave out.

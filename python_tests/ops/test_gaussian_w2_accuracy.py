@@ -84,3 +84,22 @@ def test_covariances_that_nearly_agree(kind, log_condition, dtype, allowed):
     value_allowed = 1e-10 if near else 1e-8 if dtype == torch.float64 else 1e-5
     assert value.item() == pytest.approx(expected, rel=value_allowed)
     assert (actual.double() - gradient).norm() <= allowed * gradient.norm()
+
+
+@pytest.mark.parametrize(("d", "slope"), [(4, 1e4), (5, 1e3), (8, 100.0), (20, 5.0)])
+def test_pivots_that_hide_a_singular_covariance(d, slope):
+    """L has a unit diagonal, so every pivot is 1, and an inverse of size slope^(d - 1)."""
+    L = torch.eye(d, dtype=torch.float64) - slope * torch.ones(d, d, dtype=torch.float64).tril(-1)
+    S1 = L @ L.T
+    S2 = S1.diagonal().max() * torch.eye(d, dtype=torch.float64)
+    zero = torch.zeros(d, dtype=torch.float64)
+    leaves = [S1.requires_grad_(), S2.requires_grad_()]
+    value = gaussian_w2(zero, leaves[0], zero, leaves[1])
+    # S2 = s I, so that B^2 = sum over the eigenvalues l of (sqrt l - sqrt s)^2.
+    with mpmath.workdps(80):
+        values, _ = mpmath.eigsy(mpmath.matrix(S1.tolist()))
+        root = mpmath.sqrt(S2[0, 0].item())
+        expected = float(sum((mpmath.sqrt(max(v, 0)) - root) ** 2 for v in values))
+    assert value.item() == pytest.approx(expected, rel=1e-7)
+    gradients = torch.autograd.grad(value, leaves)
+    assert all(g.isfinite().all() and g.abs().max() < 1e9 for g in gradients)

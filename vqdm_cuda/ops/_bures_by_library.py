@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vqdm_cuda.ops._symmetric import all_finite, finite_or_identity, negligible, symmetrized
 
-# The least square of a pivot, relative to the largest variance, for which Cholesky factors will do. Eigenvalues may be
-# smaller than that by a factor of about d, and count as zero at d u.
+# Cholesky factors will do where 1 / |L^-1|_F^2, which is at most the least eigenvalue, is above this share of the
+# largest variance. (Pivots alone would not tell.) An eigenvalue counts as zero at d u.
 _FULL_RANK = 1e-10
 
 # The least ratio of eigenvalues of M M^T for which its eigenvectors are as good as singular vectors need to be here.
@@ -25,9 +25,10 @@ def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, 
     if not bool(finite.all()):
         S, _ = finite_or_identity(S)
     L, info = torch.linalg.cholesky_ex(S)
-    pivots, variances = L.diagonal(dim1=-2, dim2=-1).square(), S.diagonal(dim1=-2, dim2=-1)
-    if bool(((info == 0) & (pivots.amin(-1) > _FULL_RANK * variances.amax(-1))).all()):
-        value, T = _of_full_rank(L, gradients)
+    inverse = torch.linalg.solve_triangular(L, torch.eye(L.shape[-1], dtype=L.dtype, device=L.device), upper=False)
+    largest = S.diagonal(dim1=-2, dim2=-1).amax(-1)
+    if bool(((info == 0) & (inverse.square().sum((-2, -1)) * largest < 1 / _FULL_RANK)).all()):
+        value, T = _of_full_rank(L, inverse, gradients)
     else:
         value, T = _of_any_rank(S, gradients)
     if not bool(finite.all()):
@@ -38,7 +39,7 @@ def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, 
     return value, gradient[0].clone(), gradient[1].clone()
 
 
-def _of_full_rank(L: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:  # [2, ..., d, d] lower triangular
+def _of_full_rank(L: Tensor, inverse: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:  # [2, ..., d, d] triangular
     """B^2, and the two transport maps."""
     L1, L2 = L
     W = _polar(L1.mT @ L2)
@@ -46,7 +47,7 @@ def _of_full_rank(L: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:  # [2, .
     value = (L1 - moved1).square_().sum((-2, -1))
     if not gradients:
         return value, _none(L)
-    return value, torch.linalg.solve_triangular(L, torch.stack([moved1, L1 @ W]), upper=False, left=False)
+    return value, torch.stack([moved1, L1 @ W]) @ inverse
 
 
 def _polar(M: Tensor) -> Tensor:  # [..., d, d] of full rank
@@ -56,6 +57,7 @@ def _polar(M: Tensor) -> Tensor:  # [..., d, d] of full rank
     values spread over, so they serve only where that is little. What W then lacks in orthogonality, one Newton-Schulz
     step makes good to its square.
     """
+    M = M / M.abs().amax((-2, -1), keepdim=True)  # squares neither overflow nor vanish
     values, P = torch.linalg.eigh(M @ M.mT)
     if bool((values[..., 0] > _WELL_CONDITIONED * values[..., -1]).all()):
         W = P @ ((P / values.sqrt()[..., None, :]).mT @ M)
