@@ -84,6 +84,12 @@ def work(rank: int, folder: str) -> None:
         far_mean, far_cov = moments(of_rank(all_rows() + 2.0**14, 41, rank), group=everyone)
     out |= {"far mean": far_mean, "far cov": far_cov, "far calls": torch.tensor(len(calls))}
 
+    # Features that one rank alone asks the gradient of: the others' backward passes must not leave it waiting.
+    z, e = of_rank(all_rows(), 41, rank).requires_grad_(rank == 1), codebook().requires_grad_()
+    wasserstein_loss(z, e, group=everyone).backward()
+    assert e.grad is not None
+    out |= {"lone grad e": e.grad, "lone grad z": torch.zeros(0) if z.grad is None else z.grad}
+
     empty_mean, empty_cov = moments(torch.zeros(0, 3), group=everyone)
     out |= {"nothing mean": empty_mean, "nothing cov": empty_cov}
 
@@ -156,6 +162,16 @@ def test_wasserstein_loss_is_that_of_all_rows(ranks, name):
         cases.assert_close(rank[f"{name} grad e"], grad_e, slack)
         expected = NUM_RANKS * of_rank(grad_z, SPLITS[name], number)
         cases.assert_close(rank[f"{name} grad z"], expected, slack, scale=float(grad_z.abs().max()))
+
+
+def test_one_rank_alone_asks_for_the_gradient_of_features(ranks):
+    z, e = all_rows().requires_grad_(), codebook().requires_grad_()
+    grad_z, grad_e = torch.autograd.grad(wasserstein_loss(z, e), (z, e))
+    slack = 100 * cases.tolerance(F64, 3)
+    assert ranks[0]["lone grad z"].numel() == 0
+    cases.assert_close(ranks[1]["lone grad z"], NUM_RANKS * grad_z[41:], slack, scale=float(grad_z.abs().max()))
+    for rank in ranks:
+        cases.assert_close(rank["lone grad e"], grad_e, slack)
 
 
 def test_no_rows_anywhere(ranks):

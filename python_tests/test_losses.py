@@ -302,6 +302,11 @@ BAD = {
         ValueError,
         "wasserstein_loss: expected cov_scale > 0, got 0.0",
     ),
+    "one code": (
+        lambda: wasserstein_loss(Z(4, 3), Z(1, 3), unbiased=True),
+        ValueError,
+        "wasserstein_loss: expected e [K, d] with K >= 2 where unbiased, got K = 1",
+    ),
     "tau": (
         lambda: wasserstein_loss(Z(4, 3), Z(5, 3), tau=float("nan")),
         ValueError,

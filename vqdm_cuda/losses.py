@@ -2,7 +2,7 @@
 
     L_W = sqrt(W2^2 + tau)                                             Wasserstein VQ, section 3.1 (W2: its Lemma 3)
 
-Shapes: N features, K codes, d dimensions. Everything is computed in float64 and rounded once.
+Shapes: N features, K codes, d dimensions. Moments are those of `moments`; all else is in float64 and rounded once.
 """
 
 import math
@@ -48,28 +48,30 @@ def wasserstein_loss(
         normalize: divide both sets by the largest standard deviation over the dimensions of the "features" or of the
             "codebook", taken as a constant; the published generations differ in which.
         cov_scale: factor on the covariance of the features (0.25 in the paper's multi-scale release).
-        tau: bounds the gradient of the root where the two Gaussians agree.
+        tau: bounds the gradient of the root where the two Gaussians agree; with 0 it is NaN there.
         group: statistics of the features of all its ranks together, as in `moments`. The codebook is taken to be the
-            same on all of them.
+            same on all of them. Where features receive gradient, every rank calls backward, and either every rank's
+            z or every rank's e requires a gradient.
 
     Returns:
-        a scalar, float32 (float64 where an input is float64). NaN for no features.
+        a scalar, float32 (float64 where an input is float64). NaN for no features, or one and unbiased.
 
     Raises:
-        ValueError: shapes that do not fit, different devices, an option outside its set.
+        ValueError: shapes that do not fit, different devices, an option outside its set, a single code and unbiased.
         TypeError: z or e not a floating tensor.
 
     Example:
         >>> wasserstein_loss(torch.zeros(8, 2), torch.ones(4, 2), squared=True)
         tensor(2.)
     """
-    _check_wasserstein(z, e, grad_to, target, normalize, cov_scale, tau)
+    _check_wasserstein(z, e, grad_to, target, unbiased, normalize, cov_scale, tau)
     if grad_to == "codebook" or target == "rate_distortion":
         z = z.detach()
     if grad_to == "features":
         e = e.detach()
     prepare = partial(_prepare, normalize=normalize, cov_scale=cov_scale, target=target, codebook_size=e.shape[0])
-    w2 = squared_w2_of_rows(z, e, prepare, unbiased=unbiased, group=group)
+    to_features = grad_to != "codebook" and target != "rate_distortion"
+    w2 = squared_w2_of_rows(z, e, prepare, unbiased=unbiased, group=group, to_features=to_features)
     return _form(w2, squared, tau).to(result_dtype(z, e))
 
 
@@ -113,7 +115,14 @@ def _prepare(
 
 
 def _check_wasserstein(
-    z: Tensor, e: Tensor, grad_to: str, target: str, normalize: str | None, cov_scale: float, tau: float
+    z: Tensor,
+    e: Tensor,
+    grad_to: str,
+    target: str,
+    unbiased: bool,
+    normalize: str | None,
+    cov_scale: float,
+    tau: float,
 ) -> None:
     check_floating("wasserstein_loss", z=z, e=e)
     if z.dim() != 2 or e.dim() != 2 or z.shape[1] != e.shape[1] or e.shape[0] < 1 or e.shape[1] < 1:
@@ -121,6 +130,8 @@ def _check_wasserstein(
             "wasserstein_loss: expected z [N, d] and e [K, d] with equal d >= 1 and K >= 1, "
             f"got {list(z.shape)} and {list(e.shape)}"
         )
+    if unbiased and e.shape[0] < 2:
+        raise ValueError("wasserstein_loss: expected e [K, d] with K >= 2 where unbiased, got K = 1")
     check_wasserstein_options("wasserstein_loss", TARGETS, grad_to, target, normalize, cov_scale, tau)
 
 

@@ -42,15 +42,17 @@ def squared_w2_of_rows(
     *,
     unbiased: bool,
     group: ProcessGroup | None,
+    to_features: bool,
 ) -> Tensor:  # scalar, float64
     """W2^2 of the Gaussians that `prepare` makes of the moments of z (over the ranks of a group) and of e.
 
     Differentiable once in z and e. What `prepare` does beside its constant factors, as where it replaces the first
-    Gaussian by a target, must not depend on rows that require a gradient.
+    Gaussian by a target, must not depend on rows that require a gradient. `to_features`, the same on all ranks, says
+    that some rank's z may require one: then the backward pass of every rank takes part in a collective.
     """
     check_has_kernels("wasserstein_loss", z)
     z, e = z.to(result_dtype(z)), e.to(result_dtype(e))
-    return _SquaredW2OfRows.apply(z, e, prepare, unbiased, group)
+    return _SquaredW2OfRows.apply(z, e, prepare, unbiased, group, to_features)
 
 
 class _SquaredW2OfRows(torch.autograd.Function):
@@ -62,6 +64,7 @@ class _SquaredW2OfRows(torch.autograd.Function):
         prepare: Callable[[Gaussians], Gaussians],
         unbiased: bool,
         group: ProcessGroup | None,
+        to_features: bool,
     ) -> Tensor:
         lost = 1 if unbiased else 0
         count: Tensor | int
@@ -76,7 +79,7 @@ class _SquaredW2OfRows(torch.autograd.Function):
         w2, grad1, grad2 = gaussian_w2_and_gradients(*compared[:4], any(ctx.needs_input_grad))
         ctx.save_for_backward(z, e, mean1, mean2, compared.mean1 - compared.mean2, grad1, grad2)
         ctx.rows, ctx.codes = (count, divisor), (e.shape[0], max(e.shape[0] - lost, 0))
-        ctx.factors, ctx.group = compared[4:], group
+        ctx.factors, ctx.group, ctx.to_features = compared[4:], group, to_features
         return w2
 
     @staticmethod
@@ -86,12 +89,14 @@ class _SquaredW2OfRows(torch.autograd.Function):
         grad_z = grad_e = None
         with torch.no_grad():
             slope = (2 * mean_factor * grad) * difference  # in mean1; in mean2 its negative
-            if ctx.needs_input_grad[0]:
+            if ctx.needs_input_grad[0] or (ctx.group is not None and ctx.to_features):
                 count, divisor = ctx.rows
                 of_sum, of_scatter = slope / count, (cov1_factor * grad / divisor) * grad1
                 if ctx.group is not None:
+                    # Whether this rank's z asks for it or not: another's may, and would wait.
                     of_sum, of_scatter = all_reduced(of_sum, of_scatter, ctx.group)
-                grad_z = moments_gradient(z, mean1, of_sum, of_scatter)
+                if ctx.needs_input_grad[0]:
+                    grad_z = moments_gradient(z, mean1, of_sum, of_scatter)
             if ctx.needs_input_grad[1]:
                 count, divisor = ctx.codes
                 of_scatter = (cov2_factor * grad / divisor) * grad2
@@ -99,6 +104,7 @@ class _SquaredW2OfRows(torch.autograd.Function):
         return (
             None if grad_z is None else only_once("wasserstein_loss", grad_z, grad, z, e),
             None if grad_e is None else only_once("wasserstein_loss", grad_e, grad, z, e),
+            None,
             None,
             None,
             None,

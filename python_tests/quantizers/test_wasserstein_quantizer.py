@@ -163,6 +163,25 @@ def test_fewer_features_than_dimensions_have_a_finite_gradient():
     assert torch.isfinite(q.weight.grad).all()
 
 
+def test_a_failing_loss_leaves_the_queue_as_it_was(monkeypatch):
+    q = WassersteinQuantizer(8, 4, queue_size=16)
+    q(torch.randn(5, 4))
+    before = {name: value.clone() for name, value in q.state_dict().items()}
+
+    def fails(*_, **__):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr("vqdm_cuda.quantizers.wasserstein.wasserstein_loss", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        q(torch.randn(5, 4))
+    assert all(torch.equal(value, before[name]) for name, value in q.state_dict().items())
+
+
+def test_a_single_code_has_no_unbiased_covariance():
+    with pytest.raises(ValueError, match="WassersteinQuantizer: expected codebook_size >= 2 where unbiased, got 1"):
+        WassersteinQuantizer(1, 4, unbiased=True)
+
+
 # bad -----------------------------------------------------------------------------------------------------------------
 
 

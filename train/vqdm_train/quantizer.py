@@ -36,7 +36,7 @@ class QuantizerConfig:
     scales: tuple[int, ...] = ()
     phi_kernel_size: int = 3
     phi_ratio: float = 0.5
-    num_phi: int = 4
+    num_phi: int | None = 4
     matching: Literal["pooled", "per_scale", "pooled_and_last"] = "pooled"
     scale_weights: tuple[float, ...] = ()  # none weighs all scales alike
 

@@ -36,9 +36,12 @@ def moments(
 ) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the rows of x, differentiable.
 
+    Rows of float32 and shorter types are good for spreads of 1e-18 to 1e18, whose squares float32 holds.
+
     With a process group: of the rows of all its ranks together, whose numbers may differ and be zero. Every rank of the
-    group must call. Each rank's gradient is then that of the sum of all ranks' losses: where every rank computes the
-    same loss, the mean of parameter gradients over ranks, as in DistributedDataParallel, is the one-process gradient.
+    group must call, and call backward, with x requiring a gradient on every rank or on none. Each rank's gradient is
+    then that of the sum of all ranks' losses: where every rank computes the same loss, the mean of parameter gradients
+    over ranks, as in DistributedDataParallel, is the one-process gradient.
 
     Returns:
         mean [d] and cov [d, d], float32 (float64 for float64 x). NaN where undefined: no rows at all, or one and

@@ -38,12 +38,13 @@ class FeatureQueue(nn.Module):
         self.register_buffer("vectors", torch.zeros(size, code_dim))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
 
-    def extend(
+    def joined(
         self,
         rows: Tensor,  # [N, d] of this rank
         group: ProcessGroup | None,
-    ) -> Tensor:
-        """Takes the rows in; returns this rank's part [M, d] of the set that then fills the queue, with their graph.
+    ) -> tuple[Tensor, Tensor]:
+        """(this rank's part [M, d] of the set that fills the queue with the rows in it, with their graph; what `admit`
+        then takes in, the new vectors of all ranks).
 
         The parts of all ranks together are the set. Every rank of the group must call. The host waits for the number of
         vectors, so this cannot be captured in a CUDA graph, nor compiled without a break.
@@ -63,15 +64,14 @@ class FeatureQueue(nn.Module):
         num_older = min(int(self.filled), self.size - len(new))
         older = self.vectors[self.size - num_older :]
         part = older[num_older * rank // size : num_older * (rank + 1) // size]
-        together = torch.cat([part, kept])  # a copy: the buffer changes below
-        self._admit(new)
-        return together
+        return torch.cat([part, kept]), new  # a copy: the buffer changes with `admit`
 
     @torch.no_grad()
-    def _admit(
+    def admit(
         self,
         new: Tensor,  # [M, d] with M <= n
     ) -> None:
+        """Takes the new vectors in, for the oldest."""
         new = new.to(self.vectors.dtype)
         # One NaN would otherwise make every loss NaN for as long as it stays.
         new = new[new.isfinite().all(1)]

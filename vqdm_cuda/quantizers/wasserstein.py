@@ -78,6 +78,8 @@ class WassersteinQuantizer(VectorQuantizer):
         check_wasserstein_options(name, (*TARGETS, "gaussian"), grad_to, target, normalize, cov_scale, tau)
         _check_fixed(name, target, target_std, grad_to, normalize, freeze_codebook)
         _check_queue_size(name, queue_size)
+        if unbiased and codebook_size < 2 and target != "gaussian":
+            raise ValueError(f"{name}: expected codebook_size >= 2 where unbiased, got {codebook_size}")
         if not 0 <= wasserstein_weight < float("inf"):
             raise ValueError(
                 f"{name}: expected wasserstein_weight to be finite and not negative, got {wasserstein_weight}"
@@ -112,9 +114,16 @@ class WassersteinQuantizer(VectorQuantizer):
     def matching_terms(self, rows: Tensor) -> dict[str, Tensor]:
         if self.wasserstein_weight == 0:
             return {}
-        if self.queue is not None and self.training:
-            rows = self.queue.extend(rows, self.group)
-        # Too few rows for a covariance match nothing: not 0/0. (Those of other ranks count too; there, all must call.)
+        if self.queue is None or not self.training:
+            return self._matched(rows)
+        rows, new = self.queue.joined(rows, self.group)
+        terms = self._matched(rows)
+        self.queue.admit(new)  # last: what fails before leaves the queue as it was
+        return terms
+
+    def _matched(self, rows: Tensor) -> dict[str, Tensor]:
+        # Too few rows for a covariance match nothing: not 0/0. (Those of other ranks count too; there, all must call,
+        # and no rows on any rank are NaN.)
         if self.group is None and rows.shape[0] < (2 if self.unbiased else 1):
             return {"wasserstein": 0.0 * self.codebook.sum()}
         return {"wasserstein": self.wasserstein_weight * self._distance(rows)}
