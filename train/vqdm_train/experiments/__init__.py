@@ -33,7 +33,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         figure5.FULL,
         figure5.QUICK,
         "Wasserstein VQ, Fig. 5: codebooks that must follow features whose mean is 0 to 8",
-        "25 minutes; quick: 20 seconds",
+        "1 hour; quick: 20 seconds",
     ),
     "rate-distortion": Experiment(
         rate_distortion.run,
