@@ -26,36 +26,43 @@ constexpr int kColumnsAtOnce = 16;  // of these, the sums stay in registers
 static_assert(kScatterColumns % kColumnsAtOnce == 0);
 
 template <class T>
-VQDM_CLONES void copy_rows(const T* x, int64_t row_stride, int64_t col_stride, int n, int d, T* out, int64_t stride) {
+void copy_rows(const T* x, int64_t row_stride, int64_t col_stride, int n, int d, T* out, int64_t stride) {
   for (int r = 0; r < n; ++r) {
-    const T* from = x + r * row_stride;
-    T* to = out + r * stride;
-    if (col_stride == 1) {
-      std::memcpy(to, from, size_t(d) * sizeof(T));
-    } else {
-      for (int j = 0; j < d; ++j) to[j] = from[j * col_stride];
-    }
+    for (int j = 0; j < d; ++j) out[r * stride + j] = x[r * row_stride + j * col_stride];
   }
 }
 
-// Takes the centre off each of n rows, and gives the means of what is left.
-template <class T>
-VQDM_CLONES void subtract(const T* centre, int n, int d, T* x, int64_t stride, double* means) {
-  for (int j0 = 0; j0 < d; j0 += kColumnsAtOnce) {
-    T own[kColumnsAtOnce];  // copies, which the compiler knows the rows not to overlap
-    std::memcpy(own, centre + j0, sizeof own);
-    double sums[kColumnsAtOnce] = {};
-    for (int r = 0; r < n; ++r) {
-      T values[kColumnsAtOnce];
-      std::memcpy(values, x + r * stride + j0, sizeof values);
+// The means of kColumns columns of n rows less a centre; where kWrite, also those rows.
+template <class T, int kColumns, bool kWrite>
+[[gnu::always_inline]] inline void centre_columns(const T* x, int64_t x_stride, const T* centre, int n, T* out,
+                                                  int64_t stride, double* means) {
+  T own[kColumns];  // a copy, which the compiler knows the rows not to overlap
+  std::memcpy(own, centre, sizeof own);
+  double sums[kColumns] = {};
+  for (int r = 0; r < n; ++r) {
+    T values[kColumns];
+    std::memcpy(values, x + r * x_stride, sizeof values);
 #pragma GCC unroll 16
-      for (int j = 0; j < kColumnsAtOnce; ++j) values[j] -= own[j];
+    for (int j = 0; j < kColumns; ++j) values[j] -= own[j];
 #pragma GCC unroll 16
-      for (int j = 0; j < kColumnsAtOnce; ++j) sums[j] += double(values[j]);
-      std::memcpy(x + r * stride + j0, values, sizeof values);
-    }
-    for (int j = 0; j < kColumnsAtOnce; ++j) means[j0 + j] = sums[j] / n;
+    for (int j = 0; j < kColumns; ++j) sums[j] += double(values[j]);
+    if (kWrite) std::memcpy(out + r * stride, values, sizeof values);
   }
+  for (int j = 0; j < kColumns; ++j) means[j] = sums[j] / n;
+}
+
+// Of n adjacent rows of d numbers. x ends with its last number: what is not a whole group of columns goes one by one.
+template <class T, bool kWrite>
+VQDM_CLONES void centre_rows(const T* x, int64_t x_stride, const T* centre, int n, int d, T* out, int64_t stride,
+                             double* means) {
+  int j = 0;
+  for (; j + kColumnsAtOnce <= d; j += kColumnsAtOnce) {
+    centre_columns<T, kColumnsAtOnce, kWrite>(x + j, x_stride, centre + j, n, out + j, stride, means + j);
+  }
+  for (; j + 4 <= d; j += 4) {
+    centre_columns<T, 4, kWrite>(x + j, x_stride, centre + j, n, out + j, stride, means + j);
+  }
+  for (; j < d; ++j) centre_columns<T, 1, kWrite>(x + j, x_stride, centre + j, n, out + j, stride, means + j);
 }
 
 template <class T>
@@ -83,12 +90,17 @@ class GroupSummer {
   }
 
   void add_block(int64_t first_row, int n, Group& group) {
-    copy_rows(x_.row<T>(first_row), x_.row_stride, x_.col_stride, n, d_, rows_.data(), stride_);
+    const T* x = x_.row<T>(first_row);
+    int64_t x_stride = x_.row_stride;
+    if (x_.col_stride != 1) {
+      copy_rows(x, x_.row_stride, x_.col_stride, n, d_, rows_.data(), stride_);
+      x = rows_.data(), x_stride = stride_;
+    }
     // Twice: far from zero the first means are off by a rounding of the offset, which the second ones see.
     std::fill(centre_.begin(), centre_.end(), T(0));
-    subtract(centre_.data(), n, d_, rows_.data(), stride_, error_.data());
+    centre_rows<T, false>(x, x_stride, centre_.data(), n, d_, rows_.data(), stride_, error_.data());
     std::copy(error_.begin(), error_.begin() + d_, centre_.begin());
-    subtract(centre_.data(), n, d_, rows_.data(), stride_, error_.data());
+    centre_rows<T, true>(x, x_stride, centre_.data(), n, d_, rows_.data(), stride_, error_.data());
     const bool is_first = group.n == 0;
     const double weight = group.n * n / (group.n + n), step = n / (group.n + n);
     for (int j = 0; j < d_; ++j) {

@@ -8,7 +8,7 @@ roots of the eigenvalues, with pseudo-inverses. The two covariances go through i
 import torch
 from torch import Tensor
 
-from vqdm_cuda.ops._symmetric import all_finite, finite_or_identity, negligible, symmetrized
+from vqdm_cuda.ops._symmetric import finite_or_identity, negligible, symmetrized
 
 # Cholesky factors will do where 1 / |L^-1|_F^2, which is at most the least eigenvalue, is above this share of the
 # largest variance. (Pivots alone would not tell.) An eigenvalue counts as zero at d u.
@@ -21,9 +21,9 @@ _WELL_CONDITIONED = 1e-5
 def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, Tensor, Tensor]:  # [..., d, d]
     """B^2 [...] and, if asked for, dB^2/dS1 and dB^2/dS2 [..., d, d]; float64."""
     S = symmetrized(torch.stack([cov1.double(), cov2.double()]))
-    finite = all_finite(S)
-    if not bool(finite.all()):
-        S, _ = finite_or_identity(S)
+    all_are_finite = bool(S.sum().isfinite())  # or, of huge numbers, so many that they are looked at one by one
+    if not all_are_finite:
+        S, finite = finite_or_identity(S)
     L, info = torch.linalg.cholesky_ex(S)
     inverse = torch.linalg.solve_triangular(L, torch.eye(L.shape[-1], dtype=L.dtype, device=L.device), upper=False)
     largest = S.diagonal(dim1=-2, dim2=-1).amax(-1)
@@ -31,7 +31,7 @@ def squared_bures(cov1: Tensor, cov2: Tensor, gradients: bool) -> tuple[Tensor, 
         value, T = _of_full_rank(L, inverse, gradients)
     else:
         value, T = _of_any_rank(S, gradients)
-    if not bool(finite.all()):
+    if not all_are_finite:
         nan = torch.where(finite.all(0), 0.0, torch.nan)
         value, T = value + nan, T + nan[..., None, None]
     gradient = ((T + T.mT) / -2).contiguous()
