@@ -32,6 +32,7 @@ def device(request) -> Iterator[str]:
 def route(request, monkeypatch) -> Iterator[str]:
     """By which way symmetric matrices are decomposed. Parametrised indirectly with cases.ROUTES."""
     name = request.param
-    monkeypatch.setitem(_symmetric.OWN_KERNELS_UP_TO, "cpu", 0 if name == "library" else 256)
+    for limits in _symmetric.OWN_KERNELS_UP_TO.values():
+        monkeypatch.setitem(limits, "cpu", 0 if name == "library" else 256)
     with simt.kernels() if name == "simt" else contextlib.nullcontext():
         yield name

@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "polar.h"
 #include "spectral.h"
 
 namespace vqdm::cpu {
@@ -139,29 +140,28 @@ void identity_minus_solved(const Numbers& inverse, const Numbers& moved_t, int d
   }
 }
 
-double bures_of_full_rank(const Cholesky& s1, const Cholesky& s2, int d, double* grad1, double* grad2) {
-  const Numbers &l1 = s1.l, &l2 = s2.l;
-  Numbers mt(l1.size()), u(l1.size()), v(l1.size());
-  add_product_tn(l2.data(), l1.data(), d, mt.data());
-  JacobiColumns work(d);
-  decompose(mt, d, work, u, v);
-  // (L2 W^T)^T = W L2^T = sum_j u_j (L2 v_j)^T, and (L1 W)^T = sum_j v_j (L1 u_j)^T.
-  const auto moved_t = [&](const Numbers& l, const Numbers& x, const Numbers& y) {
-    Numbers lx(l.size()), out(l.size());
-    add_product(x.data(), transposed(l, d).data(), d, lx.data());
-    add_product_tn(y.data(), lx.data(), d, out.data());
-    return out;
-  };
-  const Numbers moved1 = moved_t(l2, v, u);
-  double value = 0;
+// (L X)^T for X given by its transpose.
+Numbers moved_transposed(const Numbers& l, const Numbers& x_t, int d) {
+  Numbers out(l.size());
+  add_product(x_t.data(), transposed(l, d).data(), d, out.data());
+  return out;
+}
+
+// False where the polar iteration does not settle.
+bool bures_of_full_rank(const Cholesky& s1, const Cholesky& s2, int d, double& value, double* grad1, double* grad2) {
+  Numbers w(s1.l.size());
+  add_product_tn(s1.l.data(), s2.l.data(), d, w.data());
+  if (!polar_factor(d, w.data())) return false;
+  const Numbers moved1 = moved_transposed(s2.l, w, d);  // of L2 W^T
+  value = 0;
   for (int i = 0; i < d; ++i) {
-    for (int j = 0; j < d; ++j) value += std::pow(l1[int64_t(i) * d + j] - moved1[int64_t(j) * d + i], 2);
+    for (int j = 0; j < d; ++j) value += std::pow(s1.l[int64_t(i) * d + j] - moved1[int64_t(j) * d + i], 2);
   }
   if (grad1 != nullptr) {
     identity_minus_solved(s1.inverse, moved1, d, grad1);
-    identity_minus_solved(s2.inverse, moved_t(l1, u, v), d, grad2);
+    identity_minus_solved(s2.inverse, moved_transposed(s1.l, transposed(w, d), d), d, grad2);
   }
-  return value;
+  return true;
 }
 
 double bures_of_any_rank(Numbers& s1, Numbers& s2, int d, double* grad1, double* grad2) {
@@ -212,7 +212,11 @@ double squared_bures(const Matrix& cov1, const Matrix& cov2, int d, double* grad
     return kNaN;
   }
   Cholesky factor1, factor2;
-  if (factor(s1, d, factor1) && factor(s2, d, factor2)) return bures_of_full_rank(factor1, factor2, d, grad1, grad2);
+  double value = 0;
+  if (factor(s1, d, factor1) && factor(s2, d, factor2) &&
+      bures_of_full_rank(factor1, factor2, d, value, grad1, grad2)) {
+    return value;
+  }
   return bures_of_any_rank(s1, s2, d, grad1, grad2);
 }
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 # The largest d that this package's own kernels take. On the CPU, LAPACK is faster from here on (bench/README.md).
-OWN_KERNELS_UP_TO = {"cpu": 40, "cuda": 256}
+OWN_KERNELS_UP_TO = {"sqrtm": {"cpu": 24, "cuda": 256}, "gaussian_w2": {"cpu": 64, "cuda": 256}}
 
 
-def own_kernels(a: Tensor) -> bool:  # [..., d, d]
+def own_kernels(op: str, a: Tensor) -> bool:  # [..., d, d]
     """Whether matrices of this size and place go to this package's kernels, or to LAPACK or the device's library."""
-    return a.shape[-1] <= OWN_KERNELS_UP_TO.get(a.device.type, 0)
+    return a.shape[-1] <= OWN_KERNELS_UP_TO[op].get(a.device.type, 0)
 
 
 _FRAGMENT = torch.library.Library("vqdm", "FRAGMENT")

@@ -75,7 +75,7 @@ def gaussian_w2_and_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(w2 [...], and if asked for, its gradients in cov1 and in cov2 [..., d, d] in float64), unchecked; leading
     dimensions equal."""
-    function = torch.ops.vqdm.gaussian_w2 if own_kernels(cov1) else torch.ops.vqdm.gaussian_w2_by_library
+    function = torch.ops.vqdm.gaussian_w2 if own_kernels("gaussian_w2", cov1) else torch.ops.vqdm.gaussian_w2_by_library
     return function(mean1, cov1, mean2, cov2, gradients)
 
 

@@ -46,7 +46,7 @@ def root_eigen(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [..., d, d]
     for an item that is not finite, and the eigenvectors [..., d, d] as columns)."""
     _check(a)
     check_has_kernels("sqrtm", a)
-    return torch.ops.vqdm.sqrtm(a) if own_kernels(a) else torch.ops.vqdm.sqrtm_by_library(a)
+    return torch.ops.vqdm.sqrtm(a) if own_kernels("sqrtm", a) else torch.ops.vqdm.sqrtm_by_library(a)
 
 
 def _check(a: Tensor) -> None:
