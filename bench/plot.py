@@ -55,7 +55,7 @@ def draw_panel(axes: Axes, title: str, rows: list[Row], colours: dict[str, Any])
             fontsize=8, fontweight="bold" if ours else "normal",
         )  # fmt: skip
     first = {case: next(row for row in rows if row["case"] == case) for case in cases}
-    axes.set_xticks(range(len(cases)), [f"{c}\nN {r['N']:,}  K {r['K']:,}  d {r['d']}" for c, r in first.items()])
+    axes.set_xticks(range(len(cases)), [_label(case, row) for case, row in first.items()])
     axes.set_yscale("log")
     highest = max(row["median_ms"] for row in rows)
     axes.set_ylim(lowest / 2, highest * (highest / lowest) ** 0.35)  # room for the labels
@@ -65,6 +65,12 @@ def draw_panel(axes: Axes, title: str, rows: list[Row], colours: dict[str, Any])
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(case: str, row: Row) -> str:
+    if not row["K"]:  # no codes: the case says all
+        return case.replace(", ", "\n")
+    return f"{case}\nN {row['N']:,}  K {row['K']:,}  d {row['d']}"
 
 
 def _time(milliseconds: float) -> str:
