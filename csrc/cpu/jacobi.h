@@ -5,10 +5,9 @@
 //   B V = U diag(sigma)          singular values sigma_j = |column j|, whatever the rank
 //
 // A symmetric matrix A is first made positive semi-definite, as A + c I with c from Gershgorin's circles, since
-// singular values do not tell lambda from -lambda; its eigenvalues are v_j . (A + c I) v_j - c.
+// singular values do not tell lambda from -lambda; its eigenvalues are v_j . A v_j.
 //
-// Rounding: eigenvalues to about d u (|A| + c), and orthogonality to 4 u sqrt(d), u = 2^-53. LAPACK is faster from
-// about d = 32 on.
+// Columns are orthogonal to 8 u sqrt(d), u = 2^-53. LAPACK is faster from about d = 32 on.
 
 #pragma once
 

@@ -13,12 +13,7 @@ bool read_symmetric(const Matrix& a, int n, double* out) {
     a.load(i, n, out + int64_t(i) * n);
     for (int j = 0; j < n; ++j) finite = finite && std::isfinite(out[int64_t(i) * n + j]);
   }
-  for (int i = 0; i < n; ++i) {
-    for (int j = 0; j <= i; ++j) {
-      double &x = out[int64_t(i) * n + j], &y = out[int64_t(j) * n + i];
-      x = y = x / 2 + y / 2;
-    }
-  }
+  symmetrize(out, n);
   return finite;
 }
 

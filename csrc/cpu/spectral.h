@@ -17,7 +17,7 @@ bool read_symmetric(const Matrix& a, int n, double* out);
 void add_product_tn(const double* a, const double* b, int n, double* c);
 void add_product(const double* a, const double* b, int n, double* c);
 
-// c_ij and c_ji become their mean: the same bits.
+// c_ij and c_ji become their mean, halved first: the same bits.
 void symmetrize(double* c, int n);
 
 // S = sum_j root_j^2 e_j e_j^T; negative eigenvalues, as rounding makes them, count as zero.

@@ -7,21 +7,17 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <functional>
 #include <tuple>
 
 #include "code_sums_shapes.h"
 #include "cpu_matrix.h"
+#include "cpu_parallel.h"
 
 namespace vqdm {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& f) {
-  torch::stable::parallel_for(0, n, grain, f);
-}
 
 std::tuple<Tensor, Tensor> code_sums(const Tensor& z, const Tensor& indices, int64_t num_codes) {
   const CodeSumsShapes shapes(z, indices, num_codes);

@@ -7,13 +7,13 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <functional>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
 
 #include "../cpu/centred_product.h"
 #include "cpu_matrix.h"
+#include "cpu_parallel.h"
 #include "moments_shapes.h"
 
 namespace vqdm {
@@ -21,10 +21,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& f) {
-  torch::stable::parallel_for(0, n, grain, f);
-}
 
 std::tuple<Tensor, Tensor> moments(const Tensor& x, int64_t divisor) {
   const MomentsShapes shapes(x);

@@ -15,8 +15,8 @@ transport map and T21 = L1 W L2^-1 its inverse:
 No difference of eigenvalues occurs. At deficient rank the inverses are pseudo-inverses, and W in the gradient is the
 partial isometry of the nonzero singular values: finite, and exact for what moves the rows of data with that covariance.
 
-Specification: vqdm_cuda/reference/gaussian_w2.py.  Kernels: csrc/{cpu,cuda}/gaussian_w2.* (Jacobi), for larger d
-_bures_by_library.py (LAPACK's or the device library's).
+Specification: vqdm_cuda/reference/gaussian_w2.py.  Kernels: csrc/{cpu,cuda}/gaussian_w2.* (Jacobi; on
+the CPU Newton's iteration at full rank), for larger d _bures_by_library.py (LAPACK's or the device library's).
 """
 
 import torch
