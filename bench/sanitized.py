@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from vqdm_cuda import code_sums, gaussian_w2, moments, nearest_code, sqrtm
+from vqdm_cuda import code_sums, gaussian_w2, moments, nearest_code, sinkhorn, sqrtm
 
 CASES = [(300, 500, 16), (129, 1000, 33), (40, 70, 100)]
 
@@ -20,6 +20,10 @@ def main() -> None:
             nearest_code(z.expand(3, N, d), e + torch.arange(3, device="cuda")[:, None, None])
             code_sums(z, indices, K)
             code_sums(z, indices * 0, K)  # one code with several chunks
+            for cost in ("euclidean", "sqeuclidean"):
+                sinkhorn(z.bfloat16(), e, cost=cost, num_iters=2, floor=1e-8)
+                sinkhorn(z.expand(3, N, d), e, cost=cost, num_iters=1, seed=1)
+                sinkhorn(z, e.double(), cost=cost, num_iters=1, seed=1)
     for d in (5, 33, 130):  # a part of a warp, a block, and blocks of columns
         x = torch.randn(2, 200, d, generator=generator).cuda()
         (mean1, cov1), (mean2, cov2) = (moments(part) for part in x)

@@ -23,4 +23,5 @@ VQDM_SIMT_DIR="$build/cmake" PYTHONPATH="$build:$root/python_tests" \
   "$python" -m pytest -p no:cacheprovider -c "$root/pyproject.toml" --rootdir "$build" -o pythonpath= -q \
   "$root"/python_tests/test_simt.py \
   "$root"/python_tests/ops/test_{code_sums,nearest_code,nearest_code_at_random,moments,sqrtm,gaussian_w2}.py \
+  "$root"/python_tests/ops/test_{sinkhorn,pair_costs_on_simt}.py \
   -m "not slow" "${@:2}"

@@ -23,7 +23,16 @@ def _find() -> Path | None:
     return next(iter(sorted(_FOLDER.glob("_C_simt*.so"))), None)
 
 
-OPERATORS = ("nearest_code", "code_sums", "moments", "sqrtm", "gaussian_w2")
+OPERATORS = (
+    "nearest_code",
+    "code_sums",
+    "moments",
+    "sqrtm",
+    "gaussian_w2",
+    "pair_logsumexp",
+    "pair_sums",
+    "pair_argmin",
+)
 AVAILABLE = _find() is not None  # built with -DVQDM_SIMT=ON, as `make test` does
 
 

@@ -10,21 +10,44 @@ from vqdm_cuda._version import __version__
 from vqdm_cuda.criteria import Usage, criterion_triple, perplexity, quantization_error, utilization
 from vqdm_cuda.divergences import gaussian_bhattacharyya, gaussian_kl
 from vqdm_cuda.losses import rate_distortion_gaussian, wasserstein_loss
-from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer
+from vqdm_cuda.models import (
+    Decoder,
+    DecoderNetwork,
+    Encoder,
+    EncoderNetwork,
+    ImageTokenizer,
+    SmallDecoder,
+    SmallEncoder,
+)
 from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2
 from vqdm_cuda.ops.moments import moments
 from vqdm_cuda.ops.nearest_code import nearest_code
+from vqdm_cuda.ops.sinkhorn import sinkhorn
 from vqdm_cuda.ops.sqrtm import sqrtm
-from vqdm_cuda.quantizers import MultiScaleQuantizer, Quantized, Quantizer, VectorQuantizer, WassersteinQuantizer
+from vqdm_cuda.quantizers import (
+    MultiHeadQuantizer,
+    MultiScaleQuantizer,
+    Quantized,
+    Quantizer,
+    SinkhornQuantizer,
+    VectorQuantizer,
+    WassersteinQuantizer,
+)
 
 __all__ = [
     "Decoder",
+    "DecoderNetwork",
     "Encoder",
+    "EncoderNetwork",
     "ImageTokenizer",
+    "MultiHeadQuantizer",
     "MultiScaleQuantizer",
     "Quantized",
     "Quantizer",
+    "SinkhornQuantizer",
+    "SmallDecoder",
+    "SmallEncoder",
     "Usage",
     "VectorQuantizer",
     "WassersteinQuantizer",
@@ -41,6 +64,7 @@ __all__ = [
     "quantization_error",
     "rate_distortion_gaussian",
     "reference",
+    "sinkhorn",
     "sqrtm",
     "utilization",
     "wasserstein_loss",

@@ -1,4 +1,6 @@
-"""Sums over the ranks of a process group, differentiable.
+"""What the ranks of a process group exchange.
+
+Sums are differentiable:
 
     forward: y = sum_r x_r on every rank          backward: dx_r = sum_s dy_s on every rank
 
@@ -11,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-__all__ = ["all_reduce_sum"]
+__all__ = ["all_gather", "all_reduce_sum"]
 
 
 def all_reduce_sum(
@@ -26,12 +28,27 @@ class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, group: ProcessGroup | None) -> Tensor:
         ctx.group = group
-        # NCCL moves CUDA tensors only; counts and the like may live on the CPU.
-        device = torch.device("cuda") if dist.get_backend(group) == "nccl" else x.device
-        total = x.detach().to(device, memory_format=torch.contiguous_format, copy=True)
+        total = x.detach().to(_device_of_transport(x, group), memory_format=torch.contiguous_format, copy=True)
         dist.all_reduce(total, group=group)
         return total.to(x.device)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return _AllReduceSum.apply(grad, ctx.group), None
+
+
+@torch.no_grad()
+def all_gather(
+    x: Tensor,  # [...] of one shape and type on all ranks
+    group: ProcessGroup,
+) -> Tensor:  # [ranks, ...]
+    """Every rank's x, in the order of the ranks, equal on all of them. Every rank must call; not differentiable."""
+    own = x.detach().to(_device_of_transport(x, group)).contiguous()
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, own, group=group)
+    return torch.stack(parts).to(x.device)
+
+
+def _device_of_transport(x: Tensor, group: ProcessGroup | None) -> torch.device:
+    """NCCL moves CUDA tensors only; counts and the like may live on the CPU."""
+    return torch.device("cuda") if dist.get_backend(group) == "nccl" else x.device

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "lanes.cuh"
 #include "nearest_code.h"
 #include "operand.cuh"
 #include "simt.cuh"
@@ -62,10 +63,6 @@ struct Problem : NearestCodeParams {
 
 // ---- reading ----
 
-__device__ inline bool is_finite(double x) {
-  return fabs(x) <= 1.7976931348623157e308;
-}
-
 // The row's place in the outputs, counted over all heads.
 __device__ inline int64_t output_row(const Problem& p, int64_t group, int64_t row) {
   return group * p.rows + row;
@@ -96,33 +93,7 @@ __device__ inline float load_centred(const Problem& p, const Operand& a, int64_t
   return (x - centre) * float(scale);
 }
 
-// ---- lanes that share one vector of d numbers ----
-
-// A power of two, such that a lane has about 16 numbers: few lanes leave little to add up across them.
-__device__ inline int lanes_per_vector(int d) {
-  int lanes = 2;
-  while (lanes < 32 && lanes * 16 < d) lanes *= 2;
-  return lanes;
-}
-template <typename T>
-__device__ inline T sum_over(int lanes, T x) {
-  for (int mask = lanes / 2; mask > 0; mask /= 2) x += simt::shuffle_xor(x, mask);
-  return x;
-}
-__device__ inline float max_over(int lanes, float x) {
-  for (int mask = lanes / 2; mask > 0; mask /= 2) x = fmaxf(x, simt::shuffle_xor(x, mask));
-  return x;
-}
-__device__ inline bool all_over(int lanes, bool x) {
-  const unsigned own = (lanes == 32 ? ~0u : (1u << lanes) - 1) << (simt::lane_index() / lanes * lanes);
-  return (simt::ballot(x) & own) == own;
-}
-
 // ---- work: tiles of rows times splits of the codebook ----
-
-__device__ inline int64_t divide_up(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // How many splits the scan of `count` rows has; the same for the filter that writes records and the kernel that reads
 // them. Any number gives the same answer.

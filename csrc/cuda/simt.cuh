@@ -157,6 +157,18 @@ __device__ inline uint16_t half_from_float(float x) {  // to nearest, ties to ev
   return __half_as_ushort(__float2half_rn(x));
 }
 
+// Approximate, to about 2^-22 of the result; what is below the smallest normal number counts as 0.
+__device__ inline float approximate_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float approximate_sqrt(float x) {
+  float y;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ---- failure of an invariant that the host could not check without waiting for the device ----
 
 [[noreturn]] __device__ inline void fail(const char* what) {

@@ -1,14 +1,13 @@
 // CUDA implementation of torch.ops.vqdm.nearest_code. Formula and promises: csrc/cuda/nearest_code.h.
 
-#include <cstdlib>
 #include <optional>
 #include <stdexcept>
-#include <string>
 #include <tuple>
 #include <vector>
 
 #include "../cuda/nearest_code.h"
 #include "cuda_backend.h"
+#include "cuda_kernel_choice.h"
 #include "cuda_operand.h"
 #include "nearest_code_shapes.h"
 
@@ -17,15 +16,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// VQDM_CUDA_KERNEL=portable leaves out the tensor cores (for tests); both paths give the same bits.
-cuda::NearestCodePath chosen_path() {
-  const char* asked = std::getenv("VQDM_CUDA_KERNEL");
-  const std::string name = asked == nullptr ? "" : asked;
-  if (name == "portable") return cuda::NearestCodePath::kPortable;
-  if (name == "tensor_core" || name.empty()) return cuda::NearestCodePath::kFastest;
-  throw std::invalid_argument("nearest_code: expected VQDM_CUDA_KERNEL to be portable or tensor_core, got " + name);
-}
 
 std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::optional<Tensor> bias) {
   const NearestCodeShapes shapes(z, e, bias);
@@ -52,7 +42,9 @@ std::tuple<Tensor, Tensor> nearest_code(const Tensor& z, const Tensor& e, std::o
   if (dist2.numel() == 0) return {dist2, indices};
   params.dist2 = dist2.mutable_data_ptr();
   params.indices = static_cast<int64_t*>(indices.mutable_data_ptr());
-  const cuda::NearestCodePath path = chosen_path();
+  // Both paths give the same bits.
+  const cuda::NearestCodePath path =
+      tensor_cores_allowed("nearest_code") ? cuda::NearestCodePath::kFastest : cuda::NearestCodePath::kPortable;
   const Tensor workspace = workspace_beside(z, cuda::nearest_code_workspace_bytes(params, path));
   check_launched("nearest_code", cuda::nearest_code(params, path, workspace.mutable_data_ptr(), device.stream()));
   return {dist2, indices};

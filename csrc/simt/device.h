@@ -16,6 +16,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __noinline__
 
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
@@ -191,6 +192,13 @@ inline int lowest_bit(unsigned x) {
 }
 float float_from_half(uint16_t bits);
 uint16_t half_from_float(float x);
+// As far off as the device's may be, so that nothing relies on less.
+inline float approximate_exp2(float x) {
+  return x == 0 ? 1.0f : exp2f(x) * (1 + 0x1p-22f);
+}
+inline float approximate_sqrt(float x) {
+  return sqrtf(x) * (1 - 0x1p-22f);
+}
 
 struct LaunchShape {
   int64_t blocks;

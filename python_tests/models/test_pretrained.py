@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer, pretrained
-from vqdm_cuda.quantizers import MultiScaleQuantizer, Quantizer, VectorQuantizer, WassersteinQuantizer
+from vqdm_cuda.quantizers import (
+    MultiHeadQuantizer,
+    MultiScaleQuantizer,
+    Quantizer,
+    SinkhornQuantizer,
+    VectorQuantizer,
+    WassersteinQuantizer,
+)
 
 SMALL: dict[str, Any] = {
     "base_channels": 8,
@@ -27,6 +34,9 @@ QUANTIZERS = {
     ),
     "queue": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6, queue_size=40), (1, 4), scale_weights=[1, 3]),
     "multi_scale": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6), (1, (2, 1), 4), num_phi=2, phi_ratio=0.25),
+    "sinkhorn": lambda: SinkhornQuantizer(50, 6, start_step=3, loss_form="l1", stats="local"),
+    "heads": lambda: MultiHeadQuantizer(SinkhornQuantizer(50, 3, linear_map=False), 2, heads_first=True),
+    "heads of wasserstein": lambda: MultiHeadQuantizer(WassersteinQuantizer(50, 2, queue_size=40), 3),
 }
 
 
@@ -117,9 +127,9 @@ def test_a_missing_file_is_named(folder, name):
     [
         ("format", "other", "expected format .* got {'format': 'other', 'version': 1}"),
         ("version", 2, "expected format .* 'version': 2"),
-        ("encoder", None, r"expected the kind of encoder to be one of \['encoder'\], got None"),
-        ("encoder.kind", "decoder", r"one of \['encoder'\], got 'decoder'"),
-        ("quantizer.kind", "os.system", r"one of \['multi_scale', 'vector', 'wasserstein'\], got 'os.system'"),
+        ("encoder", None, r"expected the kind of encoder to be one of \['encoder', 'small_encoder'\], got None"),
+        ("encoder.kind", "decoder", r"one of \['encoder', 'small_encoder'\], got 'decoder'"),
+        ("quantizer.kind", "os.system", r"one of \['multi_head', 'multi_scale', .*'wasserstein'\], got 'os.system'"),
         ("quantizer.kind", ["vector"], r"one of .*, got \['vector'\]"),
         ("quantizer.exec", "rm", r"expected options of the quantizer of kind 'vector', got \['exec'\]"),
         ("quantizer.self", 1, r"expected options of the quantizer of kind 'vector', got \['self'\]"),

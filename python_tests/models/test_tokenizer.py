@@ -58,7 +58,7 @@ def test_the_forward_pass_is_that_of_the_parts(kind):
 def test_reconstruct_is_decode_of_encode_and_the_clamped_forward_pass(kind):
     model, x = tokenizer(kind).eval(), images()
     with torch.no_grad():
-        model.decoder.conv_out.weight.mul_(30)  # so that there is something to clamp
+        model.get_parameter("decoder.conv_out.weight").mul_(30)  # so that there is something to clamp
     out = model.reconstruct(x)
     assert torch.equal(out, model.decode(model.encode(x)))
     assert torch.equal(out, model(x)[0].clamp(-1, 1))
@@ -146,7 +146,7 @@ def test_images_must_be_floating_point():
 
 
 def test_indices_of_no_image_are_refused():
-    with pytest.raises(ValueError, match=r"ImageTokenizer.decode: expected indices \[B, h, w\], got \[4\]"):
+    with pytest.raises(ValueError, match=r"ImageTokenizer.decode: expected indices of images \[B, h, w\], got \[4\]"):
         tokenizer().decode(torch.zeros(4, dtype=torch.int64))
 
 

@@ -78,7 +78,7 @@ def test_the_residuals_of_all_scales_share_the_queue():
         z = torch.randn(2, 3, 4, 4, dtype=F64)
         q(z)
         f = z.permute(0, 2, 3, 1).contiguous()
-        seen += [r.reshape(-1, 3) for r in q._scan(f)[2]]
+        seen += [r.reshape(-1, 3) for r in q._scan(f, q.inner.assign)[2]]
         assert torch.equal(held(inner), torch.cat(seen)[-60:])
 
 

@@ -1,7 +1,17 @@
-"""Encoder, decoder and the tokenizer made of both and a quantizer."""
+"""Encoders, decoders and the tokenizer made of one of each and a quantizer."""
 
 from vqdm_cuda.models.decoder import Decoder
 from vqdm_cuda.models.encoder import Encoder
+from vqdm_cuda.models.network import DecoderNetwork, EncoderNetwork
+from vqdm_cuda.models.small import SmallDecoder, SmallEncoder
 from vqdm_cuda.models.tokenizer import ImageTokenizer
 
-__all__ = ["Decoder", "Encoder", "ImageTokenizer"]
+__all__ = [
+    "Decoder",
+    "DecoderNetwork",
+    "Encoder",
+    "EncoderNetwork",
+    "ImageTokenizer",
+    "SmallDecoder",
+    "SmallEncoder",
+]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqdm_cuda.models.blocks import AttentionBlock, MiddleBlocks, ResidualBlock, Upsample, group_norm
+from vqdm_cuda.models.network import DecoderNetwork
 from vqdm_cuda.models.options import NetworkOptions
 
 __all__ = ["Decoder"]
@@ -45,7 +46,7 @@ class _Level(nn.Module):
         return self.upsample(x)
 
 
-class Decoder(nn.Module):
+class Decoder(DecoderNetwork):
     """Latents [B, latent_channels, h, w] to images [B, in_channels, factor h, factor w], not clamped.
 
     Options as in `NetworkOptions` and equal to the encoder's; `in_channels` is the number of channels of the images.
@@ -81,6 +82,7 @@ class Decoder(nn.Module):
             latent_kernel_size=latent_kernel_size,
             patch_size=patch_size,
         )
+        self.in_channels, self.latent_channels, self.factor = in_channels, latent_channels, self.options.factor
         channels = self.options.level_channels
         lowest = len(channels) - 1
         self.post_quant_conv = nn.Conv2d(
@@ -98,7 +100,6 @@ class Decoder(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain data, with the word `kind`."""
         return {"kind": self.kind} | self.options.plain()
 
     def forward(

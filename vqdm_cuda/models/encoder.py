@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqdm_cuda.models.blocks import AttentionBlock, Downsample, MiddleBlocks, ResidualBlock, group_norm
+from vqdm_cuda.models.network import EncoderNetwork
 from vqdm_cuda.models.options import NetworkOptions
 
 __all__ = ["Encoder"]
@@ -40,7 +41,7 @@ class _Level(nn.Module):
         return self.downsample(x)
 
 
-class Encoder(nn.Module):
+class Encoder(EncoderNetwork):
     """Images [B, in_channels, H, W] to latents [B, latent_channels, H/factor, W/factor].
 
     factor is patch_size 2^(levels - 1), one level per entry of channel_multipliers. Options as in `NetworkOptions`; the
@@ -77,6 +78,7 @@ class Encoder(nn.Module):
             latent_kernel_size=latent_kernel_size,
             patch_size=patch_size,
         )
+        self.in_channels, self.latent_channels, self.factor = in_channels, latent_channels, self.options.factor
         channels = self.options.level_channels
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, base_channels, 3, padding=1)
         self.down = nn.ModuleList(
@@ -92,7 +94,6 @@ class Encoder(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments as plain data, with the word `kind`."""
         return {"kind": self.kind} | self.options.plain()
 
     def forward(

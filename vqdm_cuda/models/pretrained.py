@@ -18,7 +18,14 @@ from torch import nn
 
 from vqdm_cuda.models.decoder import Decoder
 from vqdm_cuda.models.encoder import Encoder
-from vqdm_cuda.quantizers import MultiScaleQuantizer, VectorQuantizer, WassersteinQuantizer
+from vqdm_cuda.models.small import SmallDecoder, SmallEncoder
+from vqdm_cuda.quantizers import (
+    MultiHeadQuantizer,
+    MultiScaleQuantizer,
+    SinkhornQuantizer,
+    VectorQuantizer,
+    WassersteinQuantizer,
+)
 
 __all__ = ["KINDS", "load", "save"]
 
@@ -27,12 +34,14 @@ VERSION = 1
 
 # Every class that a configuration can name, by the part it can be.
 KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {
-    "encoder": {Encoder.kind: Encoder},
-    "decoder": {Decoder.kind: Decoder},
+    "encoder": {Encoder.kind: Encoder, SmallEncoder.kind: SmallEncoder},
+    "decoder": {Decoder.kind: Decoder, SmallDecoder.kind: SmallDecoder},
     "quantizer": {
         VectorQuantizer.kind: VectorQuantizer,
         WassersteinQuantizer.kind: WassersteinQuantizer,
+        SinkhornQuantizer.kind: SinkhornQuantizer,
         MultiScaleQuantizer.kind: MultiScaleQuantizer,
+        MultiHeadQuantizer.kind: MultiHeadQuantizer,
     },
 }
 

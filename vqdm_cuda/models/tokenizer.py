@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdm_cuda.models import pretrained
-from vqdm_cuda.models.decoder import Decoder
-from vqdm_cuda.models.encoder import Encoder
+from vqdm_cuda.models.network import DecoderNetwork, EncoderNetwork
 from vqdm_cuda.quantizers import Quantizer
 
 __all__ = ["ImageTokenizer"]
@@ -29,24 +28,24 @@ class ImageTokenizer(nn.Module):
         ValueError: images have another shape, or the parts do not fit together.
     """
 
-    def __init__(self, encoder: Encoder, quantizer: Quantizer, decoder: Decoder) -> None:
+    def __init__(self, encoder: EncoderNetwork, quantizer: Quantizer, decoder: DecoderNetwork) -> None:
         super().__init__()
         for part, value, expected in (
-            ("encoder", encoder, Encoder),
+            ("encoder", encoder, EncoderNetwork),
             ("quantizer", quantizer, Quantizer),
-            ("decoder", decoder, Decoder),
+            ("decoder", decoder, DecoderNetwork),
         ):
             if not isinstance(value, expected):
                 raise TypeError(
                     f"ImageTokenizer: expected {part} to be {expected.__name__}, got {type(value).__name__}"
                 )
-        dims = [encoder.options.latent_channels, quantizer.code_dim, decoder.options.latent_channels]
+        dims = [encoder.latent_channels, quantizer.code_dim, decoder.latent_channels]
         if len(set(dims)) != 1:
             raise ValueError(
                 f"ImageTokenizer: expected encoder, quantizer and decoder of one latent dimension, got {dims}"
             )
         for option in ("factor", "in_channels"):
-            ours, theirs = getattr(encoder.options, option), getattr(decoder.options, option)
+            ours, theirs = getattr(encoder, option), getattr(decoder, option)
             if ours != theirs:
                 raise ValueError(
                     f"ImageTokenizer: expected encoder and decoder of equal {option}, got {ours} and {theirs}"
@@ -58,12 +57,12 @@ class ImageTokenizer(nn.Module):
     @property
     def in_channels(self) -> int:
         """Channels of the images."""
-        return self.encoder.options.in_channels
+        return self.encoder.in_channels
 
     @property
     def factor(self) -> int:
         """How many times smaller the latents are than the images, along each side."""
-        return self.encoder.options.factor
+        return self.encoder.factor
 
     @property
     def config(self) -> dict[str, Any]:
@@ -97,7 +96,8 @@ class ImageTokenizer(nn.Module):
         images: Tensor,  # [B, C, H, W] in [-1, 1]
         per_image: bool = False,
     ) -> Any:
-        """The tokens: int64 [B, h, w], or a list of [B, h_t, w_t] for a multi-scale quantizer.
+        """The tokens: int64 [B, h, w], with one dimension more of several heads, or a list of [B, h_t, w_t] of several
+        scales.
 
         With `per_image` each image runs alone and its tokens are the same to the bit in any batch; without,
         convolutions may round differently by batch size and move a token that was nearly tied.
@@ -121,8 +121,8 @@ class ImageTokenizer(nn.Module):
         """Images [B, C, H, W], clamped to [-1, 1]."""
         z_q = self.quantizer.decode(indices)
         if z_q.dim() != 4:
-            raise ValueError(f"ImageTokenizer.decode: expected indices [B, h, w], got {list(indices.shape)}")
-        return self.decoder(z_q.to(self.decoder.conv_in.weight.dtype)).clamp(-1, 1)
+            raise ValueError(f"ImageTokenizer.decode: expected indices of images [B, h, w], got {list(indices.shape)}")
+        return self.decoder(z_q.to(next(self.decoder.parameters()).dtype)).clamp(-1, 1)
 
     def reconstruct(
         self,

@@ -17,7 +17,7 @@ class Quantized(NamedTuple):
     """What a quantizer returns, in the order of vector-quantize-pytorch."""
 
     z_q: Tensor  # shape and dtype of z
-    indices: Any  # int64 [B, h, w], [B, n] or [N]; of a multi-scale quantizer a list of [B, h_t, w_t]
+    indices: Any  # int64 [B, h, w], [B, n] or [N]; of several heads with a dimension more, of several scales a list
     loss: Tensor  # scalar, ready to add to the model's loss
 
 

@@ -10,7 +10,14 @@ are an image's, fewer are a list's.
 import torch
 from torch import Tensor
 
-__all__ = ["check_features", "check_indices", "features_from_rows", "rows_from_features", "working_dtype"]
+__all__ = [
+    "check_features",
+    "check_indices",
+    "features_from_rows",
+    "index_shape",
+    "rows_from_features",
+    "working_dtype",
+]
 
 
 def check_features(
@@ -68,10 +75,17 @@ def rows_from_features(
     return z.reshape(-1, z.shape[-1])
 
 
+def index_shape(
+    z: Tensor,  # [B, d, h, w] or [..., d]
+) -> torch.Size:
+    """[B, h, w], [B, n] or [N]: one place for each vector."""
+    return z.shape[:1] + z.shape[2:] if z.dim() == 4 else z.shape[:-1]
+
+
 def features_from_rows(
     rows: Tensor,  # [N, d]
-    index_shape: torch.Size,  # [B, h, w], [B, n] or [N]
+    shape: torch.Size,  # [B, h, w], [B, n] or [N]
 ) -> Tensor:
     """The inverse of `rows_from_features`: [B, d, h, w] or [..., d]."""
-    z = rows.view(*index_shape, rows.shape[-1])
+    z = rows.view(*shape, rows.shape[-1])
     return z.permute(0, 3, 1, 2) if z.dim() == 4 else z

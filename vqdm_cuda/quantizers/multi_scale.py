@@ -76,6 +76,8 @@ class MultiScaleQuantizer(Quantizer):
                 "MultiScaleQuantizer: expected inner to quantise each vector on its own, since every scale asks it for "
                 f"the codes of single vectors, got {type(inner).__name__}"
             )
+        if inner.unfit_for_scales is not None:
+            raise ValueError(f"MultiScaleQuantizer: expected inner {inner.unfit_for_scales}")
         super().__init__(inner.codebook_size, inner.code_dim)
         if matching not in MATCHING:
             raise ValueError(f"MultiScaleQuantizer: expected matching to be one of {MATCHING}, got {matching!r}")
@@ -143,7 +145,8 @@ class MultiScaleQuantizer(Quantizer):
         self._check(type(self).__name__, z)
         with torch.autocast(z.device.type, enabled=False):
             f = z.to(working_dtype(z.dtype)).permute(0, 2, 3, 1).contiguous()
-            indices, f_hats, residuals = self._scan(f) if self.training else self._scan_each(f)
+            assign = self.inner.assign_batch  # of a scale's residuals, of all images together
+            indices, f_hats, residuals = self._scan(f, assign) if self.training else self._scan_each(f)
             terms = self._fit_terms(f, f_hats) | self._matching_terms(residuals)
             rows, codes = f.reshape(-1, self.code_dim), f_hats[-1].reshape(-1, self.code_dim)
             z_q = self.inner.pass_gradient(rows, codes).to(z.dtype).view(f.shape).permute(0, 3, 1, 2)
@@ -197,6 +200,7 @@ class MultiScaleQuantizer(Quantizer):
     def _scan(
         self,
         f: Tensor,  # [B, h_T, w_T, d]
+        assign: Callable[[Tensor], Tensor],  # [N, d] -> [N]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """For each scale: indices [B, h_t, w_t], f_t [B, h_T, w_T, d], residual [B, h_t, w_t, d].
 
@@ -206,7 +210,7 @@ class MultiScaleQuantizer(Quantizer):
         f_hat = torch.zeros_like(f)
         for t, (down, up) in enumerate(self.pyramid.resizers()):
             residual = down(f - f_hat.detach())
-            chosen = self.inner.assign(residual.detach().reshape(-1, self.code_dim)).view(residual.shape[:-1])
+            chosen = assign(residual.detach().reshape(-1, self.code_dim)).view(residual.shape[:-1])
             f_hat = f_hat + self._map_of_codes(t, chosen, up, f.dtype)
             indices.append(chosen)
             f_hats.append(f_hat)
@@ -219,8 +223,8 @@ class MultiScaleQuantizer(Quantizer):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """`_scan` of one image after the other: products and convolutions round differently by batch size."""
         if f.shape[0] == 0:
-            return self._scan(f)
-        images = [self._scan(f[b : b + 1]) for b in range(f.shape[0])]
+            return self._scan(f, self.inner.assign)
+        images = [self._scan(f[b : b + 1], self.inner.assign) for b in range(f.shape[0])]
         indices, f_hats, residuals = (
             [torch.cat(maps) for maps in zip(*part, strict=True)] for part in zip(*images, strict=True)
         )

@@ -3,7 +3,7 @@
     indices = assign(rows)    z_q = lookup(indices)    loss = sum of fit_terms(rows, z_q) and matching_terms(rows)
 
 A subclass gives these steps, of which structures over several scales build passes of their own; `quantize` is the plain
-pass, which a subclass may run faster.
+pass, which a subclass may run faster. In training the indices are those of `assign_batch`, which may look at all rows.
 """
 
 from abc import abstractmethod
@@ -17,6 +17,7 @@ from vqdm_cuda.quantizers.layout import (
     check_features,
     check_indices,
     features_from_rows,
+    index_shape,
     rows_from_features,
 )
 
@@ -24,9 +25,14 @@ __all__ = ["PerVectorQuantizer"]
 
 
 class PerVectorQuantizer(Quantizer):
-    """A quantizer in which the index of a vector depends on that vector alone."""
+    """A quantizer in which the index of a vector, as `encode` gives it, depends on that vector alone."""
 
     queue_size: int = 0  # of how many vectors, of earlier steps too, `matching_terms` keeps a set; 0: its rows alone
+
+    @property
+    def unfit_for_scales(self) -> str | None:
+        """The option that a multi-scale quantizer's passes cannot follow, and why; None where all can be."""
+        return None
 
     @abstractmethod
     def assign(
@@ -34,6 +40,13 @@ class PerVectorQuantizer(Quantizer):
         rows: Tensor,  # [N, d]
     ) -> Tensor:
         """The index [N] int64 of each row; not differentiable."""
+
+    def assign_batch(
+        self,
+        rows: Tensor,  # [N, d]
+    ) -> Tensor:
+        """The indices [N] int64 of the forward pass; in training they may depend on all rows together."""
+        return self.assign(rows)
 
     @abstractmethod
     def lookup(
@@ -70,7 +83,7 @@ class PerVectorQuantizer(Quantizer):
         rows: Tensor,  # [N, d] float32 or float64
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(z_q [N, d] with its gradient to the rows, indices [N], fit terms)."""
-        indices = self.assign(rows.detach())
+        indices = self.assign_batch(rows.detach())
         codes = self.lookup(indices).to(rows.dtype)
         return self.pass_gradient(rows, codes), indices, self.fit_terms(rows, codes)
 
@@ -84,9 +97,8 @@ class PerVectorQuantizer(Quantizer):
             rows = rows_from_features(z)
             z_q, indices, terms = self.quantize(rows)
             terms = terms | self.matching_terms(rows)
-        index_shape = _index_shape(z)
-        z_q = features_from_rows(z_q.to(z.dtype), index_shape)
-        quantized = Quantized(z_q, indices.view(index_shape), total(terms))
+        z_q = features_from_rows(z_q.to(z.dtype), index_shape(z))
+        quantized = Quantized(z_q, indices.view(index_shape(z)), total(terms))
         return (quantized, detached(terms)) if return_terms else quantized
 
     @torch.no_grad()
@@ -98,7 +110,7 @@ class PerVectorQuantizer(Quantizer):
         check_features(f"{type(self).__name__}.encode", z, self.code_dim)
         with torch.autocast(z.device.type, enabled=False):
             indices = self.assign(rows_from_features(z))
-        return indices.view(_index_shape(z))
+        return indices.view(index_shape(z))
 
     def decode(
         self,
@@ -117,7 +129,3 @@ class PerVectorQuantizer(Quantizer):
         with torch.autocast(indices.device.type, enabled=False):
             codes = self.lookup(indices.reshape(-1).long())
         return features_from_rows(codes, indices.shape)
-
-
-def _index_shape(z: Tensor) -> torch.Size:
-    return z.shape[:1] + z.shape[2:] if z.dim() == 4 else z.shape[:-1]
