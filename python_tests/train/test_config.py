@@ -5,11 +5,14 @@ import json
 from collections.abc import Callable
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqdm_cuda import SinkhornQuantizer, SmallEncoder, VectorQuantizer
 from vqdm_train.config import Config, apply_json, differences, flatten, merge, parse_settings, to_dict
-from vqdm_train.presets import PRESETS, demo, demo_vanilla
+from vqdm_train.model import build_tokenizer
+from vqdm_train.presets import PRESETS, demo, demo_vanilla, optvq_digits, vq_digits
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
 
 
@@ -38,6 +41,120 @@ def test_demos_differ_in_the_matching_weight_alone() -> None:
     assert demo().model.downsampling == 8
 
 
+def test_digits_differ_in_the_assignment_alone() -> None:
+    transport, nearest = flatten(optvq_digits()), flatten(vq_digits())
+    assert {key for key in transport if transport[key] != nearest[key]} == {"quantizer.kind"}
+    quantizers = [build_quantizer(config().quantizer, 32) for config in (optvq_digits, vq_digits)]
+    assert [type(q) for q in quantizers] == [SinkhornQuantizer, VectorQuantizer]
+    held = [{key: value for key, value in q.config.items() if key != "kind"} for q in quantizers]
+    assert {key: held[0][key] for key in held[1].keys() & held[0].keys()}.items() <= held[1].items()
+    states = []
+    for config in (optvq_digits(), vq_digits()):
+        torch.manual_seed(0)
+        states.append(build_tokenizer(config.model, config.quantizer, 1).state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())  # the same start
+
+
+@pytest.mark.parametrize(("name", "heads"), [("optvq-imagenet-h4", 4), ("optvq-imagenet-h8", 8)])
+def test_published_imagenet_models(name: str, heads: int) -> None:
+    config = PRESETS[name]()
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config.model, config.quantizer, 3)
+    assert tokenizer.quantizer.codebook_parameters()[0].shape == (16384, 256 // heads)
+    assert len(tokenizer.quantizer.codebook_parameters()) == 3  # codes, and the linear map's weight and bias
+    assert (config.data.image_size // tokenizer.factor) ** 2 * heads == 256 * heads
+    assert {(m.in_channels, m.kernel_size) for n, m in tokenizer.named_modules() if n.endswith("quant_conv")} == {
+        (256, (1, 1))
+    }
+    assert config.steps == 1_000_912
+    assert config.optimizer.lr == pytest.approx(1.28e-4)
+
+
+@pytest.mark.parametrize(("name", "channels", "steps"), [("optvq-mnist", 1, 5860), ("optvq-cifar10", 3, 4883)])
+def test_published_small_models(name: str, channels: int, steps: int) -> None:
+    config = PRESETS[name]()
+    tokenizer = build_tokenizer(config.model, config.quantizer, config.data.in_channels)
+    assert tokenizer.in_channels == channels
+    assert isinstance(tokenizer.encoder, SmallEncoder)
+    assert tokenizer.encode(torch.zeros(1, channels, 32, 32)).shape == (1, 8, 8, 4)
+    assert tokenizer.quantizer.codebook.shape == (1024, 2)
+    assert (config.steps, config.batch_size, config.data.mirror) == (steps, 1024, False)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("quantizer.sinkhorn.normalize=null", "quantizer.sinkhorn.normalize", None),
+        ("quantizer.sinkhorn.loss_form=ce", "quantizer.sinkhorn.loss_form", "ce"),
+        ("quantizer.sinkhorn.start_step=5", "quantizer.sinkhorn.start_step", 5),
+        ("quantizer.num_heads=4", "quantizer.num_heads", 4),
+    ],
+)
+def test_setting_of_optvq(setting: str, key: str, value: object) -> None:
+    config = change(optvq_digits(), setting)
+    assert flatten(config)[key] == value
+    held = build_quantizer(config.quantizer, 8).config
+    assert held.get(key.rsplit(".", 1)[1]) == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("quantizer.sinkhorn.eps=0", "quantizer.sinkhorn: expected eps > 0, got 0.0"),
+        ("quantizer.sinkhorn.num_iters=-1", "quantizer.sinkhorn: expected num_iters >= 0, got -1"),
+        ("quantizer.sinkhorn.cost=cosine", "config: expected quantizer.sinkhorn.cost to be one of euclidean, sqeucl"),
+        (
+            "quantizer.sinkhorn.epsilon=1",
+            "--set: unknown key quantizer.sinkhorn.epsilon; did you mean quantizer.sinkho",
+        ),
+        ("quantizer.num_heads=0", "quantizer: expected num_heads >= 1, and 1 with scales, got 0"),
+        ("quantizer.num_heads=3", "config: expected quantizer.num_heads to divide model.latent_channels 32, got 3"),
+        ("quantizer.freeze_codebook=true", "quantizer: expected codebook_weight=0 with freeze_codebook=true"),
+        ("quantizer.wasserstein_weight=1", "quantizer: expected wasserstein_weight only in a wasserstein quantizer"),
+        ("model.base_channels=64", "model: expected base_channels only in a vqgan network, got base_channels=64"),
+        ("model.attention=false", "model: expected attention only in a vqgan network, got attention=False"),
+        (
+            "data.image_size=18",
+            "config: expected data.image_size to be a multiple of the downsampling factor 4, got 18",
+        ),
+    ],
+)
+def test_bad_setting_of_optvq(setting: str, message: str) -> None:
+    assert outcome(lambda: change(optvq_digits(), setting)).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("start", "settings", "message"),
+    [
+        (demo, ["quantizer.sinkhorn.eps=1"], "quantizer: expected sinkhorn.eps only in a sinkhorn quantizer, got 1.0"),
+        (demo, ["quantizer.num_heads=2"], "quantizer: expected num_heads >= 1, and 1 with scales, got 2"),
+        (
+            optvq_digits,
+            ["quantizer.codebook_weight=0", "quantizer.freeze_codebook=true"],
+            "quantizer: expected freeze_codebook=false of kind sinkhorn, got true",
+        ),
+        (
+            optvq_digits,
+            ["quantizer.scales=1,4", "quantizer.sinkhorn.loss_form=ce"],
+            "quantizer: expected sinkhorn.loss_form l2 or l1, and neither",
+        ),
+        (
+            lambda: PRESETS["optvq-mnist"](),
+            ["optimizer.warmup_steps=3"],
+            "optimizer: expected warmup_steps only with schedule=cosine, got warmup_steps=3",
+        ),
+        (
+            lambda: PRESETS["optvq-mnist"](),
+            ["optimizer.betas=0.9,0.999"],
+            "optimizer: expected the first of betas below 0.9 with schedule=one_cycle",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(start: Callable[[], Config], settings: list[str], message: str) -> None:
+    assert outcome(lambda: change(start(), *settings)).startswith(message)
+
+
 @pytest.mark.parametrize(
     ("setting", "key", "value"),
     [
@@ -61,7 +178,8 @@ def test_setting(setting: str, key: str, value: object) -> None:
 
 NUMBERS = {key: "2" if isinstance(v, int) else "0.25" for key, v in flatten(demo()).items() if type(v) in (int, float)}
 FIXED_BY_OTHERS = {
-    *("data.image_size", "data.in_channels"),
+    *("data.image_size", "data.in_channels", "quantizer.num_heads"),
+    *(key for key in NUMBERS if key.startswith("quantizer.sinkhorn.")),
     *("model.base_channels", "model.latent_kernel_size", "model.patch_size"),
 }
 
@@ -116,7 +234,10 @@ def test_frozen() -> None:
         ("optimizer.lr=NaN", "config: expected optimizer.lr to be a finite number, got NaN"),
         ("optimizer.lr=1e999", "config: expected optimizer.lr to be a finite number, got Infinity"),
         ("quantizer.squared=1", "config: expected quantizer.squared to be true or false, got 1"),
-        ("quantizer.kind=fancy", 'config: expected quantizer.kind to be one of vector, wasserstein, got "fancy"'),
+        (
+            "quantizer.kind=fancy",
+            'config: expected quantizer.kind to be one of vector, wasserstein, sinkhorn, got "fancy"',
+        ),
         ("optimizer.betas=0.5", "config: expected optimizer.betas to be a list of 2 float, got [0.5]"),
         ("optimizer.betas=null", "config: expected optimizer.betas to be a list of 2 float, got null"),
         ("steps=0", "config: expected steps >= 1, got 0"),
@@ -162,7 +283,7 @@ def test_frozen() -> None:
         ("optimizer.weight_decay=-1", "optimizer: expected weight_decay >= 0, got -1.0"),
         ("optimizer.warmup_steps=0", "optimizer: expected warmup_steps >= 1"),
         ("optimizer.final_lr_ratio=2", "optimizer: expected final_lr_ratio in [0, 1], got 2.0"),
-        ("optimizer.grad_clip=0", "optimizer: expected grad_clip > 0, got 0.0"),
+        ("optimizer.grad_clip=0", "optimizer: expected grad_clip and eps > 0, got 0.0"),
         ("checkpoint.keep_last=0", "checkpoint: expected save_every and keep_last >= 1"),
     ],
 )
@@ -245,7 +366,17 @@ def test_bad_json(data: object, message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-SAYS = ("--set: ", "config: ", "data: ", "model: ", "quantizer: ", "loss: ", "optimizer: ", "checkpoint: ")
+SAYS = (
+    "--set: ",
+    "config: ",
+    "data: ",
+    "model: ",
+    "quantizer: ",
+    "quantizer.sinkhorn: ",
+    "loss: ",
+    "optimizer: ",
+    "checkpoint: ",
+)
 
 
 def outcome(build: Callable[[], Config]) -> str:

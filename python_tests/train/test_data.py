@@ -184,6 +184,19 @@ def test_crops_are_windows_of_the_photograph_mirrored_half_of_the_time():
     assert 65 <= mirrored <= 135  # five sigma of 200 fair coins
 
 
+def test_mirror_false_leaves_left_and_right():
+    """With one generator: half of the crops are those of mirror=True, the others mirrored back."""
+    plain = open_dataset("builtin:photos", split="train", size=48, min_scale=1.0, mirror=False)
+    mirroring = open_dataset("builtin:photos", split="train", size=48, min_scale=1.0)
+    changed = 0
+    for seed in range(40):
+        crop, other = plain.crop_pixels(0, rng(seed)), mirroring.crop_pixels(0, rng(seed))
+        if not np.array_equal(crop, other):
+            assert np.array_equal(crop[:, ::-1], other)
+            changed += 1
+    assert 5 <= changed <= 35
+
+
 def test_min_scale_shrinks_the_photograph():
     """A shrunken photograph has more change from pixel to pixel; min_scale = 1 leaves crops as they are."""
     brick = TRAIN_PHOTOS.index("brick.png")

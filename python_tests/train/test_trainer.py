@@ -13,13 +13,20 @@ from PIL import Image
 from torch import Tensor
 
 from tiny_run import ALONE, tiny_config, write_images
-from vqdm_cuda import ImageTokenizer
+from vqdm_cuda import Encoder, ImageTokenizer
 from vqdm_train.checkpoint import newest_valid, verify
 from vqdm_train.config import Config
 from vqdm_train.ema import EMA
 from vqdm_train.losses import LossConfig, batch_psnr, reconstruction_loss
 from vqdm_train.model import build_tokenizer
-from vqdm_train.optimizer import OptimizerConfig, build_optimizer, load_optimizer, optimizer_tensors, schedule
+from vqdm_train.optimizer import (
+    OptimizerConfig,
+    build_optimizer,
+    clip_gradients,
+    load_optimizer,
+    optimizer_tensors,
+    schedule,
+)
 from vqdm_train.trainer import DivergedError, Trainer
 
 
@@ -55,6 +62,7 @@ def assert_same_run(out: Path, expected: Path) -> None:
     assert ours.keys() == theirs.keys()
     assert len(ours) > 100
     assert theirs.get("weights.safetensors/quantizer.inner.queue.filled", 1300) == 1300
+    assert theirs.get("weights.safetensors/quantizer.inner.num_passes", 20) == 20
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
     state = "checkpoints/step-000020/state.json"
@@ -140,7 +148,16 @@ def test_other_ways_to_run(images: Path, tmp_path: Path, settings: list[str]) ->
 QUEUE = ["quantizer.queue_size=1300", "quantizer.grad_to=both", "quantizer.normalize=features"]
 
 
-@pytest.mark.parametrize("settings", [[], ["channels_last=false", "model.dropout=0.2"], QUEUE])
+# Stopped while z still passes unquantised; codes are drawn from the plan.
+SINKHORN = [
+    *("quantizer.kind=sinkhorn", "quantizer.wasserstein_weight=0", "quantizer.scales=", "quantizer.num_heads=2"),
+    *("quantizer.sinkhorn.start_step=15", "quantizer.sinkhorn.sample=true", "quantizer.sinkhorn.loss_form=ce"),
+    *("optimizer.schedule=one_cycle", "optimizer.warmup_steps=50", "optimizer.betas=0.85,0.99"),
+    "optimizer.clip_together=true",
+]
+
+
+@pytest.mark.parametrize("settings", [[], ["channels_last=false", "model.dropout=0.2"], QUEUE, SINKHORN])
 def test_resume_equals_the_undisturbed_run(images: Path, tmp_path: Path, settings: list[str]) -> None:
     """Stopped by a signal in the middle, between two regular checkpoints, and started again by the same command."""
     config = tiny_config(images, *settings)
@@ -277,12 +294,54 @@ def test_a_run_in_use_is_refused(images: Path, tmp_path: Path) -> None:
 
 def test_schedule() -> None:
     config = OptimizerConfig(warmup_steps=10, final_lr_ratio=0.1)
-    factors = [schedule(step, 100, config) for step in range(101)]
+    factors, beta1 = zip(*(schedule(step, 100, config) for step in range(101)), strict=True)
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == pytest.approx(0.1 + 0.9 * (1 + torch.cos(torch.tensor(torch.pi * 0.09)).item()) / 2, rel=1e-6)
     assert factors[50] == pytest.approx(0.55)
     assert factors[100] == pytest.approx(0.1)
-    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert list(factors[9:]) == sorted(factors[9:], reverse=True)
+    assert set(beta1) == {0.9}
+
+
+@pytest.mark.parametrize("steps", [1, 20, 100, 5000])
+def test_one_cycle_is_that_of_torch(steps: int) -> None:
+    config = OptimizerConfig(schedule="one_cycle", betas=(0.85, 0.999))
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    if steps == 100:  # where torch's own divides by 0: the rise is the first step alone
+        assert schedule(0, steps, config) == (1.0, 0.85)
+        return
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=0.01)
+    for step in range(steps):
+        group = optimizer.param_groups[0]
+        assert schedule(step, steps, config) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
+        optimizer.step()
+        if step + 1 < steps:
+            theirs.step()
+
+
+def test_clipping_bounds_each_norm_or_both_together(images: Path) -> None:
+    config = tiny_config(images)
+    for together in (False, True):
+        tokenizer = tiny_tokenizer(config)
+        options = OptimizerConfig(grad_clip=0.5, clip_together=together)
+        optimizer = build_optimizer(tokenizer, options)
+        parameters, codebook = list(tokenizer.parameters()), tokenizer.quantizer.codebook_parameters()
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        all_before, codes_before = grad_norm(parameters), grad_norm(codebook)
+        model, codes = clip_gradients(optimizer, options)
+        assert codes.item() == pytest.approx(codes_before)
+        assert model.square().item() + codes.square().item() == pytest.approx(all_before**2)
+        if together:
+            assert grad_norm(parameters) == pytest.approx(0.5, rel=1e-4)
+            assert grad_norm(codebook) == pytest.approx(0.5 * codes_before / all_before, rel=1e-4)
+        else:
+            assert grad_norm(parameters) == pytest.approx(0.5 * 2**0.5, rel=1e-4)
+            assert grad_norm(codebook) == pytest.approx(0.5, rel=1e-4)
+
+
+def grad_norm(parameters: list[torch.nn.Parameter]) -> float:
+    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
 
 
 def tiny_tokenizer(config: Config) -> ImageTokenizer:
@@ -292,7 +351,8 @@ def tiny_tokenizer(config: Config) -> ImageTokenizer:
 def test_parameter_groups(images: Path) -> None:
     config = tiny_config(images, "optimizer.weight_decay=0.5", "optimizer.codebook_lr=7")
     tokenizer = tiny_tokenizer(config)
-    decayed, plain, codebook = build_optimizer(tokenizer, config.optimizer).param_groups
+    decayed, plain, codebook, linear_map = build_optimizer(tokenizer, config.optimizer).param_groups
+    assert linear_map["params"] == []
     assert [p.shape for p in codebook["params"]] == [(32, 4)]
     assert [g["weight_decay"] for g in (decayed, plain, codebook)] == [0.5, 0.0, 0.0]
     assert [g["peak_lr"] for g in (decayed, plain, codebook)] == [config.optimizer.lr, config.optimizer.lr, 7.0]
@@ -301,10 +361,19 @@ def test_parameter_groups(images: Path) -> None:
     assert count == len(list(tokenizer.parameters()))
 
 
+def test_the_linear_map_on_the_codes_is_decayed_and_learns_with_them(images: Path) -> None:
+    config = tiny_config(images, "quantizer.kind=sinkhorn", *PLAIN[1:], "optimizer.weight_decay=0.5")
+    tokenizer = tiny_tokenizer(config)
+    groups = build_optimizer(tokenizer, config.optimizer).param_groups
+    assert [[tuple(p.shape) for p in group["params"]] for group in groups[2:]] == [[(32, 4), (4,)], [(4, 4)]]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0, 0.0, 0.5]
+    assert groups[2]["peak_lr"] == groups[3]["peak_lr"] == config.optimizer.codebook_lr
+
+
 def test_a_frozen_codebook_leaves_its_group_empty(images: Path) -> None:
     tokenizer = tiny_tokenizer(tiny_config(images, *FROZEN))
     groups = build_optimizer(tokenizer, OptimizerConfig()).param_groups
-    assert [len(group["params"]) > 0 for group in groups] == [True, True, False]
+    assert [len(group["params"]) > 0 for group in groups] == [True, True, False, False]
     assert sum(len(group["params"]) for group in groups) == len(list(tokenizer.parameters()))
 
 
@@ -338,23 +407,26 @@ def test_optimizer_state_comes_back(images: Path) -> None:
 def test_ema_is_the_weighted_mean(images: Path) -> None:
     tokenizer = tiny_tokenizer(tiny_config(images)).double()
     ema = EMA(tokenizer, 0.5)
-    expected = tokenizer.encoder.conv_in.weight.detach().clone()
+    name = "encoder.conv_in.weight"
+    weight = tokenizer.get_parameter(name)
+    expected = weight.detach().clone()
     for n in range(6):
         with torch.no_grad():
-            tokenizer.encoder.conv_in.weight.add_(1.0)
+            weight.add_(1.0)
         ema.update(tokenizer, n)
         decay = min(0.5, (1 + n) / (10 + n))
-        expected = decay * expected + (1 - decay) * tokenizer.encoder.conv_in.weight.detach()
-    torch.testing.assert_close(ema.model.encoder.conv_in.weight, expected, rtol=1e-14, atol=0)
+        expected = decay * expected + (1 - decay) * weight.detach()
+    torch.testing.assert_close(ema.model.get_parameter(name), expected, rtol=1e-14, atol=0)
 
 
 def test_fresh_networks_are_almost_linear(images: Path) -> None:
     """Twice the contrast of an image gives twice the change at the first block, and every bias starts at 0."""
-    tokenizer = tiny_tokenizer(tiny_config(images, "model.residual_gain=0"))
-    assert all((p == 0).all() for name, p in tokenizer.encoder.named_parameters() if name.endswith("conv1.bias"))
+    encoder = tiny_tokenizer(tiny_config(images, "model.residual_gain=0")).encoder
+    assert isinstance(encoder, Encoder)
+    assert all((p == 0).all() for name, p in encoder.named_parameters() if name.endswith("conv1.bias"))
     x = torch.rand(1, 3, 32, 32)
-    y = tokenizer.encoder.down[0](tokenizer.encoder.conv_in(x))
-    torch.testing.assert_close(tokenizer.encoder.down[0](tokenizer.encoder.conv_in(2 * x)), 2 * y, rtol=1e-5, atol=1e-6)
+    y = encoder.down[0](encoder.conv_in(x))
+    torch.testing.assert_close(encoder.down[0](encoder.conv_in(2 * x)), 2 * y, rtol=1e-5, atol=1e-6)
 
 
 def test_losses() -> None:

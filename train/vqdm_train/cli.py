@@ -61,7 +61,12 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--preset", metavar="NAME", help="The recipe: demo or demo-vanilla.")
+@click.option(
+    "--preset",
+    metavar="NAME",
+    help="The recipe: demo, demo-vanilla, optvq-digits, vq-digits, optvq-mnist, optvq-cifar10, optvq-imagenet-h4 "
+    "or optvq-imagenet-h8.",
+)
 @click.option("--data", metavar="DATA", help="builtin:photos, builtin:digits or a folder of images.")
 @click.option("--out", metavar="RUN", type=_PATH, help="The run directory; runs/NAME where nothing is said.")
 @click.option(
@@ -255,7 +260,7 @@ def experiment(name: str, out: Path | None, quick: bool, seed: int | None) -> No
 
     if name == "list":
         for known, chosen in EXPERIMENTS.items():
-            click.echo(f"{known:<18}{chosen.description}\n{'':<18}{chosen.cost}")
+            click.echo(f"{known:<21}{chosen.description}\n{'':<21}{chosen.cost}")
         return
     if name not in EXPERIMENTS:
         nearest = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.0)[0]
@@ -269,7 +274,7 @@ def experiment(name: str, out: Path | None, quick: bool, seed: int | None) -> No
     with _errors_in_one_sentence():
         files = chosen.run(out, settings if seed is None else dataclasses.replace(settings, seed=seed))
     click.echo("\n" + "\n".join(files.verdict))
-    click.echo(f"\n{files.json}\n{files.png}")
+    click.echo("\n" + "\n".join(map(str, (files.json, files.png, *files.more))))
 
 
 # The machine and the data --------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class DataConfig:
     image_size: int = 64
     in_channels: int = 3
     min_scale: float | None = None  # smallest random scale of training crops; None is the data set's own
+    mirror: bool = True  # half of the training crops, of photos and folders
     max_corrupt: float = 0.001  # the part of corrupt files above which training stops
 
     def __post_init__(self) -> None:
@@ -90,6 +91,11 @@ class Config:
                 f"config: expected data.image_size to be a multiple of the downsampling factor {factor}, "
                 f"got {self.data.image_size}"
             )
+        if self.model.latent_channels % self.quantizer.num_heads:
+            raise ValueError(
+                f"config: expected quantizer.num_heads to divide model.latent_channels {self.model.latent_channels}, "
+                f"got {self.quantizer.num_heads}"
+            )
         latent = self.data.image_size // factor
         if self.quantizer.scales and self.quantizer.scales[-1] != latent:
             raise ValueError(
@@ -106,6 +112,7 @@ def open_train(data: DataConfig) -> TrainImages:
         size=data.image_size,
         in_channels=data.in_channels,
         min_scale=data.min_scale,
+        mirror=data.mirror,
         max_corrupt=data.max_corrupt,
     )
 
@@ -209,7 +216,7 @@ def _convert(hint: Any, value: object, name: str) -> Any:
     """The plain value as the field's type, or ValueError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
+        if type(None) in arguments and value in (None, "null", "none", "None"):  # as --set leaves a word for a word
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, name)
     if origin is Literal:

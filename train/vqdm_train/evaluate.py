@@ -6,8 +6,8 @@ utilization           U = codes used at least once by all images together / K
 perplexity            C = exp(-sum p_k log p_k) over the same counts
 tokens_per_image, bits_per_image      tokens, and tokens * log2 K
 
-Tokens are those of evaluation mode, the nearest codes. Protocol `rgb`: PSNR and SSIM as scikit-image computes them on
-float images in [0, 1].
+Tokens are those of evaluation mode: the nearest codes, but for a quantizer with `sinkhorn_at_evaluation`. Protocol
+`rgb`: PSNR and SSIM as scikit-image computes them on float images in [0, 1].
 """
 
 import json

@@ -1,11 +1,11 @@
 """The tokenizer of a run: encoder, quantizer and decoder, built from their configs."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from torch import nn
 
-from vqdm_cuda import Decoder, Encoder, ImageTokenizer
+from vqdm_cuda import Decoder, Encoder, ImageTokenizer, SmallDecoder, SmallEncoder
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
 
 __all__ = ["ModelConfig", "build_tokenizer"]
@@ -13,12 +13,18 @@ __all__ = ["ModelConfig", "build_tokenizer"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Encoder and decoder (mirrored); the defaults are VAR's tokenizer, 16 times downsampling."""
+    """Encoder and decoder (mirrored); the defaults are VAR's tokenizer, 16 times downsampling.
 
+    `network` "small" is the autoencoder of OptVQ's Table 4, with torch's own initialisation: all of it but
+    latent_channels is fixed.
+    """
+
+    network: Literal["vqgan", "small"] = "vqgan"
+    latent_channels: int = 32  # also the dimension of the codes, of all heads together
+    # of network vqgan:
     base_channels: int = 160
     channel_multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
     num_res_blocks: int = 2
-    latent_channels: int = 32  # also the dimension of the codes
     attention: bool = True
     mid_attention: bool = True
     dropout: float = 0.0
@@ -55,15 +61,34 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model: expected dropout in [0, 1), got {self.dropout}")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if (
+                self.network == "small"
+                and option.name not in ("network", "latent_channels")
+                and value != option.default
+            ):
+                raise ValueError(f"model: expected {option.name} only in a vqgan network, got {option.name}={value}")
 
     @property
     def downsampling(self) -> int:
         """Image pixels per latent position, along each side."""
+        if self.network == "small":
+            return 4
         return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
 
 
 def build_tokenizer(model: ModelConfig, quantizer: QuantizerConfig, in_channels: int) -> ImageTokenizer:
     """A tokenizer with fresh random weights, drawn from torch's default generator."""
+    encoder, decoder = _build_networks(model, in_channels)
+    return ImageTokenizer(encoder, build_quantizer(quantizer, model.latent_channels), decoder)
+
+
+def _build_networks(
+    model: ModelConfig, in_channels: int
+) -> tuple[Encoder, Decoder] | tuple[SmallEncoder, SmallDecoder]:
+    if model.network == "small":
+        return SmallEncoder(in_channels, model.latent_channels), SmallDecoder(in_channels, model.latent_channels)
     sizes: dict[str, Any] = {
         "base_channels": model.base_channels,
         "channel_multipliers": model.channel_multipliers,
@@ -80,7 +105,7 @@ def build_tokenizer(model: ModelConfig, quantizer: QuantizerConfig, in_channels:
     decoder = Decoder(in_channels=in_channels, **sizes)
     for network in (encoder, decoder):
         _initialize(network, model)
-    return ImageTokenizer(encoder, build_quantizer(quantizer, model.latent_channels), decoder)
+    return encoder, decoder
 
 
 def _initialize(network: nn.Module, config: ModelConfig) -> None:

@@ -1,10 +1,19 @@
 """The quantizer of a run, built from its config."""
 
+import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vqdm_cuda import MultiScaleQuantizer, Quantizer, VectorQuantizer, WassersteinQuantizer
+from vqdm_cuda import (
+    MultiHeadQuantizer,
+    MultiScaleQuantizer,
+    Quantizer,
+    SinkhornQuantizer,
+    VectorQuantizer,
+    WassersteinQuantizer,
+)
+from vqdm_train.sinkhorn import SinkhornConfig
 
 __all__ = ["QuantizerConfig", "build_quantizer"]
 
@@ -13,9 +22,10 @@ __all__ = ["QuantizerConfig", "build_quantizer"]
 class QuantizerConfig:
     """The quantizer; `scales` makes it multi-scale. A wasserstein_weight of 0 trains without matching."""
 
-    kind: Literal["vector", "wasserstein"] = "wasserstein"
+    kind: Literal["vector", "wasserstein", "sinkhorn"] = "wasserstein"
     codebook_size: int = 4096
-    init_std: float | None = None  # of normal initial codes; None is d^-1/2
+    num_heads: int = 1  # pieces of each vector with an index of their own
+    init_std: float | None = None  # of normal initial codes; None is d^-1/2, and 1 of kind sinkhorn
     init_bound: float | None = None  # of even ones instead
     freeze_codebook: bool = False
     commitment_weight: float = 0.25
@@ -32,6 +42,7 @@ class QuantizerConfig:
     cov_scale: float = 1.0
     tau: float = 1e-10
     queue_size: int = 0  # vectors, of all processes together, that the statistics are of; 0 is those of the batch
+    sinkhorn: SinkhornConfig = field(default_factory=SinkhornConfig)  # of kind sinkhorn
     # of a multi-scale quantizer; no scales, no multi-scale:
     scales: tuple[int, ...] = ()
     phi_kernel_size: int = 3
@@ -61,10 +72,13 @@ class QuantizerConfig:
             )
         if any(scale < 1 for scale in self.scales) or list(self.scales) != sorted(set(self.scales)):
             raise ValueError(f"quantizer: expected scales that grow from 1 or more, got {list(self.scales)}")
+        if self.num_heads < 1 or (self.scales and self.num_heads > 1):
+            raise ValueError(f"quantizer: expected num_heads >= 1, and 1 with scales, got {self.num_heads}")
         self._refuse_idle("wasserstein", self.kind == "wasserstein", _WASSERSTEIN)
         self._refuse_idle("multi-scale", bool(self.scales), _MULTI_SCALE)
         if self.kind == "wasserstein":
             self._check_matching()
+        self._check_sinkhorn()
         self._check_scale_weights()
 
     def _check_matching(self) -> None:
@@ -86,6 +100,23 @@ class QuantizerConfig:
             raise ValueError(f"quantizer: expected queue_size 0 or at least 2, got {self.queue_size}")
         if self.queue_size and self.matching != "pooled":
             raise ValueError(f"quantizer: expected matching=pooled with a queue_size, got {self.matching}")
+
+    def _check_sinkhorn(self) -> None:
+        for option in dataclasses.fields(SinkhornConfig):
+            value = getattr(self.sinkhorn, option.name)
+            if self.kind != "sinkhorn" and value not in (option.default, 0):
+                raise ValueError(
+                    f"quantizer: expected sinkhorn.{option.name} only in a sinkhorn quantizer, got {value}"
+                )
+        if self.kind == "sinkhorn" and self.freeze_codebook:
+            raise ValueError("quantizer: expected freeze_codebook=false of kind sinkhorn, got true")
+        if self.scales and (
+            self.sinkhorn.loss_form == "ce" or self.sinkhorn.sinkhorn_at_evaluation or self.sinkhorn.start_step
+        ):
+            raise ValueError(
+                "quantizer: expected sinkhorn.loss_form l2 or l1, and neither sinkhorn_at_evaluation nor start_step, "
+                f"with scales, got {self.sinkhorn}"
+            )
 
     def _check_scale_weights(self) -> None:
         weights = self.scale_weights
@@ -112,33 +143,13 @@ _MULTI_SCALE = ("phi_kernel_size", "phi_ratio", "num_phi", "matching", "scale_we
 
 def build_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
     """The quantizer that the config describes, for codes of `code_dim` numbers."""
-    common: dict[str, Any] = {
-        "commitment_weight": config.commitment_weight,
-        "codebook_weight": config.codebook_weight,
-        "gradient": config.gradient,
-        "init_std": config.init_std,
-        "init_bound": config.init_bound,
-        "freeze_codebook": config.freeze_codebook,
-    }
-    inner: Quantizer
-    if config.kind == "wasserstein":
-        inner = WassersteinQuantizer(
-            config.codebook_size,
-            code_dim,
-            **common,
-            wasserstein_weight=config.wasserstein_weight,
-            grad_to=config.grad_to,
-            squared=config.squared,
-            target=config.target,
-            target_std=config.target_std,
-            unbiased=config.unbiased,
-            normalize=config.normalize,
-            cov_scale=config.cov_scale,
-            tau=config.tau,
-            queue_size=config.queue_size,
+    if code_dim % config.num_heads:
+        raise ValueError(
+            f"quantizer: expected num_heads to divide the {code_dim} latent channels, got {config.num_heads}"
         )
-    else:
-        inner = VectorQuantizer(config.codebook_size, code_dim, **common)
+    inner = _build_per_vector(config, code_dim // config.num_heads)
+    if config.num_heads > 1:
+        return MultiHeadQuantizer(inner, config.num_heads)
     if not config.scales:
         return inner
     return MultiScaleQuantizer(
@@ -149,4 +160,34 @@ def build_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
         num_phi=config.num_phi,
         matching=config.matching,
         scale_weights=config.scale_weights or None,
+    )
+
+
+def _build_per_vector(config: QuantizerConfig, code_dim: int) -> Quantizer:
+    common: dict[str, Any] = {
+        "commitment_weight": config.commitment_weight,
+        "codebook_weight": config.codebook_weight,
+        "gradient": config.gradient,
+        "init_std": config.init_std,
+        "init_bound": config.init_bound,
+    }
+    if config.kind == "sinkhorn":
+        return SinkhornQuantizer(config.codebook_size, code_dim, **common, **dataclasses.asdict(config.sinkhorn))
+    common["freeze_codebook"] = config.freeze_codebook
+    if config.kind == "vector":
+        return VectorQuantizer(config.codebook_size, code_dim, **common)
+    return WassersteinQuantizer(
+        config.codebook_size,
+        code_dim,
+        **common,
+        wasserstein_weight=config.wasserstein_weight,
+        grad_to=config.grad_to,
+        squared=config.squared,
+        target=config.target,
+        target_std=config.target_std,
+        unbiased=config.unbiased,
+        normalize=config.normalize,
+        cov_scale=config.cov_scale,
+        tau=config.tau,
+        queue_size=config.queue_size,
     )

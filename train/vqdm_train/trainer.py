@@ -29,7 +29,7 @@ from vqdm_train.ema import EMA
 from vqdm_train.evaluate import tokens_per_image, write_json
 from vqdm_train.losses import batch_psnr, reconstruction_loss
 from vqdm_train.model import build_tokenizer
-from vqdm_train.optimizer import build_optimizer, load_optimizer, optimizer_tensors, schedule
+from vqdm_train.optimizer import build_optimizer, clip_gradients, load_optimizer, optimizer_tensors, schedule
 from vqdm_train.runlog import RunLog, save_grid
 
 __all__ = ["DivergedError", "Trainer"]
@@ -90,8 +90,6 @@ class Trainer:
             # Buffers (usage, the queue) come out the same on every process, and need no copying at every step.
             model = DistributedDataParallel(self.tokenizer, broadcast_buffers=False)
         model.train()
-        codebook = self.tokenizer.quantizer.codebook_parameters()
-        weights = [p for group in self.optimizer.param_groups[:2] for p in group["params"]]
         log = RunLog(self.out, first_step=self.step, steps=config.steps, quiet=not world.main)
         window = Window(config.quantizer.codebook_size, world)
 
@@ -120,15 +118,15 @@ class Trainer:
                 loss.backward()
 
                 # update, unless something is not finite: then on no process
-                norm = nn.utils.clip_grad_norm_(weights, config.optimizer.grad_clip)
-                codebook_norm = nn.utils.clip_grad_norm_(codebook, config.optimizer.grad_clip).to(device)  # frozen: 0
+                norm, codebook_norm = clip_gradients(self.optimizer, config.optimizer)
                 terms |= {"gradient": norm, "codebook_gradient": codebook_norm}
                 if world.any(not torch.isfinite(torch.stack([loss.detach(), norm, codebook_norm])).all()):
                     self._skip(log, terms)
                 else:
-                    factor = schedule(self.step, config.steps, config.optimizer)
+                    factor, beta1 = schedule(self.step, config.steps, config.optimizer)
                     for group in self.optimizer.param_groups:
                         group["lr"] = factor * group["peak_lr"]
+                        group["betas"] = (beta1, config.optimizer.betas[1])
                     self.optimizer.step()
                     self.ema.update(self.tokenizer, self.updates)
                     self.updates += 1

@@ -1,6 +1,7 @@
 """Images of a data set as the model sees them: random crops for training, fixed crops for evaluation.
 
-Training takes a square window at a random place, resizes it to `size`, and mirrors half of the crops left to right.
+Training takes a square window at a random place, resizes it to `size`, and mirrors half of the crops left to right
+unless told not to.
 
     photos:  the window has size / s pixels, s uniform in [min_scale, 1]: the photograph is shrunk by s, then cut
     folder:  the window has s * short side pixels: at min_scale = 1 the short side is resized to `size`, then cut

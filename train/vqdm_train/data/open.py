@@ -24,6 +24,7 @@ def open_dataset(
     size: int,
     in_channels: int = 3,
     min_scale: float | None = None,
+    mirror: bool = True,
     max_corrupt: float = 0.001,
 ) -> TrainImages: ...
 @overload
@@ -35,6 +36,7 @@ def open_dataset(
     size: int,
     in_channels: int = 3,
     min_scale: float | None = None,
+    mirror: bool = True,
     max_corrupt: float = 0.001,
 ) -> TrainImages | EvalImages:
     """Open one split of a data set.
@@ -43,6 +45,7 @@ def open_dataset(
     split: "train" gives TrainImages, "eval" gives EvalImages (images.py says how each cuts).
     size: side of the square crops, in pixels. in_channels: 1 (grey) or 3 (RGB).
     min_scale: smallest random scale of training crops, 1 for none; None is 0.5 for photos and 0.8 for a folder.
+    mirror: mirror half of the training crops of photos and folders left to right; digits never are.
     max_corrupt: the fraction of corrupt files above which training stops.
 
     Raises ValueError for any other value, and for a folder without images.
@@ -61,7 +64,7 @@ def open_dataset(
         if split == "eval":
             return EvalImages(photos, size, "grid")
         pixels = np.array([photos.load(i)[:, :, 0].size for i in range(len(photos))])
-        augmentation = Augmentation(window="photo", min_scale=0.5 if min_scale is None else min_scale, mirror=True)
+        augmentation = Augmentation(window="photo", min_scale=0.5 if min_scale is None else min_scale, mirror=mirror)
         return TrainImages(photos, size, augmentation, weights=np.minimum(pixels, _MAX_WEIGHT_PIXELS))
 
     if data == "builtin:digits":
@@ -79,5 +82,5 @@ def open_dataset(
     folder = Folder(Path(data), split, in_channels)
     if split == "eval":
         return EvalImages(folder, size, "center")
-    augmentation = Augmentation(window="folder", min_scale=0.8 if min_scale is None else min_scale, mirror=True)
+    augmentation = Augmentation(window="folder", min_scale=0.8 if min_scale is None else min_scale, mirror=mirror)
     return TrainImages(folder, size, augmentation, max_corrupt=max_corrupt)

@@ -59,6 +59,7 @@ class Files(NamedTuple):
     json: Path
     png: Path
     verdict: list[str]
+    more: tuple[Path, ...] = ()  # further pictures, NAME-*.png
 
 
 def measure(
@@ -70,8 +71,11 @@ def measure(
     draw: Callable[[Results], Figure],
     plan: tuple[str, ...] = (),
     constants: Mapping[str, dict[str, Any]] | None = None,
+    more: Mapping[str, Callable[[Results], Figure]] | None = None,
 ) -> Files:
     """Measures the cells that are not there yet, then writes NAME.json and NAME.png into `out`.
+
+    `more` draws further pictures of the same cells: key KEY is written to NAME-KEY.png.
 
     `plan` names the settings that say which cells there are, not what is in one: they may change when a run goes on.
     `constants` are those of single cells; they are written with the cell, and one of other constants is measured again.
@@ -107,8 +111,11 @@ def measure(
     summary, verdict = conclude(results)
     seconds = round(sum(result["seconds"] for result in results.values()), 1)
     save_figure(picture, draw(results))
+    further = {out / f"{name}-{key}.png": drawn for key, drawn in (more or {}).items()}
+    for path, drawn in further.items():
+        save_figure(path, drawn(results))
     write_json(target, record | {"finished": True, "seconds": seconds, "verdict": verdict, "summary": summary})
-    return Files(target, picture, verdict)
+    return Files(target, picture, verdict, tuple(further))
 
 
 def _prepare(out: Path) -> None:
