@@ -313,13 +313,15 @@ def test_threads_and_runs_do_not_matter():
             torch.set_num_threads(threads)
 
 
+OPTIONS: list[dict[str, Any]] = [{}, {"floor": 1e-8}, {"seed": 3, "eps": 1.0}]
+
+
 @pytest.mark.parametrize("device", [d for d in cases.KERNEL_DEVICES if d != "cpu"], indirect=True)
 def test_the_cuda_kernels_step_by_step(device, monkeypatch):
     """Without the sweeps of the CPU, which the host would otherwise take for them."""
     monkeypatch.setattr(sinkhorn_module, "_in_one_sweep", lambda z: False)
-    options: dict[str, Any]
     for cost in ("euclidean", "sqeuclidean"):
-        for options in ({}, {"floor": 1e-8}, {"seed": 3, "eps": 1.0}):
+        for options in OPTIONS:
             z, e = problem(12, 150, 90, 6)
             f, g, indices = (t.cpu() for t in sinkhorn(z.to(device), e.to(device), cost=cost, **options))
             f64, g64, expected = reference.sinkhorn(z.double(), e.double(), cost=cost, **options)
