@@ -47,7 +47,7 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(steps=100, rate=0.08, repeats=2)
+QUICK = Settings(steps=100, rate=0.08, repeats=1)
 
 
 def _gaussian(count: int, mean: tuple[float, float], std: float, generator: Generator) -> Tensor:  # [count, 2]

@@ -74,7 +74,7 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(dims=(8,), mapped_dims=(), codebook_sizes=(128, 1024), steps=60, counted_batches=10, shown_size=1024)
+QUICK = Settings(dims=(8,), mapped_dims=(), codebook_sizes=(128, 1024), steps=50, counted_batches=10, shown_size=1024)
 
 
 def run(out: Path, settings: Settings = FULL) -> Files:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vqdm_cuda import ImageTokenizer, SinkhornQuantizer, Usage
 from vqdm_train.data import EvalImages, TrainImages, TrainStream, open_dataset
 from vqdm_train.evaluate import evaluate
+from vqdm_train.experiments.common import log_axis
 from vqdm_train.experiments.optvq_methods import LOOKS, METHODS
 from vqdm_train.losses import LossConfig, batch_psnr, reconstruction_loss
 from vqdm_train.model import ModelConfig, build_tokenizer
@@ -224,7 +225,7 @@ def draw_curves(axes: list[Axes], cells: dict[str, dict[str, Any]]) -> None:
         if name == "used":
             ax.set_ylim(-3, 103)
         elif name != "psnr":
-            ax.set_yscale("log")
+            log_axis(ax)
 
 
 def draw_histogram(ax: Axes, cell: dict[str, Any], method: str) -> None:
@@ -238,5 +239,5 @@ def draw_histogram(ax: Axes, cell: dict[str, Any], method: str) -> None:
     ax.axvline(1, color="black", linewidth=1, linestyle=":")
     ax.set(xlabel="times used / fair share", ylabel="codes [%]")
     told = f"used {cell['least']} to {cell['most']} times"
-    rest = "no code unused," if cell["used"] == 1 else f"{100 * (1 - cell['used']):.1f} % of the codes unused,"
+    rest = "no code unused," if cell["used"] == 1 else f"{100 * (1 - cell['used']):.3g} % of the codes unused,"
     ax.set_title(f"{SYSTEMS[method]}: {rest}\n{told}", fontsize=9.5)
