@@ -509,7 +509,7 @@ ERRORS: list[cases.Bad] = [
     (lambda: sinkhorn(torch.randn(3, 4), torch.randn(3, 4), eps=TEXT), TypeError,
      "sinkhorn: expected eps to be a number, got str"),
     (lambda: sinkhorn(torch.randn(3, 4), torch.randn(3, 4), num_iters=-1), ValueError,
-     "sinkhorn: expected num_iters >= 0, got -1"),
+     "sinkhorn: expected num_iters from 0 to 2^31, got -1"),
     (lambda: sinkhorn(torch.randn(3, 4), torch.randn(3, 4), num_iters=FLOAT), TypeError,
      "sinkhorn: expected num_iters to be an int, got float"),
 ]  # fmt: skip

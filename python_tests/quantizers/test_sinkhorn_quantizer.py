@@ -251,6 +251,15 @@ def test_the_gradient_of_ce_keeps_its_digits_close_to_codes(distance):
         assert_close(narrow, textbook, 1e-6)
 
 
+def test_evaluation_draws_nothing():
+    """Tokens at evaluation may depend on the batch, where asked for, but not on chance."""
+    q = quantizer(sample=True, sinkhorn_at_evaluation=True).eval()
+    z = torch.randn(200, D)
+    assert torch.equal(q(z).indices, q(z).indices)
+    q.train()
+    assert not torch.equal(q(z).indices, q(z).indices)
+
+
 def test_no_features():
     for loss_form in ("l2", "l1", "ce"):
         q = quantizer(loss_form=loss_form)
@@ -350,15 +359,17 @@ def test_what_scales_cannot_follow_is_refused(options, message):
     [
         ({"eps": 0.0}, ValueError, "expected eps > 0 and floor >= 0"),
         ({"eps": "x"}, TypeError, "expected eps to be a number, got str"),
-        ({"num_iters": -1}, ValueError, "expected num_iters >= 0, got -1"),
+        ({"num_iters": -1}, ValueError, "expected num_iters from 0 to 2^31, got -1"),
         ({"num_iters": 1.0}, TypeError, "expected num_iters to be an int, got float"),
         ({"cost": "cosine"}, ValueError, "expected cost to be one of .* got 'cosine'"),
         ({"normalize": "all"}, ValueError, "expected normalize to be one of .* got 'all'"),
         ({"stats": "rank"}, ValueError, "expected stats to be one of .* got 'rank'"),
         ({"floor": -1.0}, ValueError, "expected eps > 0 and floor >= 0"),
         ({"loss_form": "huber"}, ValueError, "expected loss_form to be one of .* got 'huber'"),
-        ({"start_step": -1}, ValueError, "expected start_step >= 0, got -1"),
+        ({"start_step": -1}, ValueError, "expected start_step from 0 to 2^62, got -1"),
         ({"start_step": 1.5}, TypeError, "expected start_step to be an int, got float"),
+        ({"sample": "yes"}, TypeError, "expected sample to be true or false, got str"),
+        ({"linear_map": 1}, TypeError, "expected linear_map to be true or false, got int"),
         ({"commitment_weight": -1.0}, ValueError, "expected commitment_weight to be finite and not negative"),
     ],
 )

@@ -104,18 +104,18 @@ class QuantizerConfig:
     def _check_sinkhorn(self) -> None:
         for option in dataclasses.fields(SinkhornConfig):
             value = getattr(self.sinkhorn, option.name)
-            if self.kind != "sinkhorn" and value not in (option.default, 0):
+            idle = (option.default, False) if option.name == "linear_map" else (option.default,)
+            if self.kind != "sinkhorn" and value not in idle:
                 raise ValueError(
                     f"quantizer: expected sinkhorn.{option.name} only in a sinkhorn quantizer, got {value}"
                 )
         if self.kind == "sinkhorn" and self.freeze_codebook:
             raise ValueError("quantizer: expected freeze_codebook=false of kind sinkhorn, got true")
-        if self.scales and (
-            self.sinkhorn.loss_form == "ce" or self.sinkhorn.sinkhorn_at_evaluation or self.sinkhorn.start_step
-        ):
+        sinkhorn = self.sinkhorn
+        if self.scales and (sinkhorn.loss_form == "ce" or sinkhorn.sinkhorn_at_evaluation or sinkhorn.start_step):
             raise ValueError(
                 "quantizer: expected sinkhorn.loss_form l2 or l1, and neither sinkhorn_at_evaluation nor start_step, "
-                f"with scales, got {self.sinkhorn}"
+                f"with scales, got {sinkhorn.loss_form}, {sinkhorn.sinkhorn_at_evaluation} and {sinkhorn.start_step}"
             )
 
     def _check_scale_weights(self) -> None:

@@ -88,5 +88,7 @@ class SmallDecoder(DecoderNetwork):
 
 def _check(name: str, in_channels: int, latent_channels: int) -> None:
     for option, value in (("in_channels", in_channels), ("latent_channels", latent_channels)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected {option} to be an int, got {type(value).__name__}")
         if value < 1:
             raise ValueError(f"{name}: expected {option} of at least 1, got {value}")

@@ -221,8 +221,8 @@ def check_options(
         raise ValueError(f"{name}: expected eps > 0 and floor >= 0, both finite, got {eps} and {floor}")
     if not isinstance(num_iters, int) or isinstance(num_iters, bool):
         raise TypeError(f"{name}: expected num_iters to be an int, got {type(num_iters).__name__}")
-    if num_iters < 0:
-        raise ValueError(f"{name}: expected num_iters >= 0, got {num_iters}")
+    if not 0 <= num_iters < 2**31:
+        raise ValueError(f"{name}: expected num_iters from 0 to 2^31, got {num_iters}")
 
 
 # The local steps -----------------------------------------------------------------------------------------------------

@@ -42,6 +42,10 @@ class MultiHeadQuantizer(Quantizer):
             )
         if not isinstance(num_heads, int) or isinstance(num_heads, bool):
             raise TypeError(f"MultiHeadQuantizer: expected num_heads to be an int, got {type(num_heads).__name__}")
+        if not isinstance(heads_first, bool):
+            raise TypeError(
+                f"MultiHeadQuantizer: expected heads_first to be true or false, got {type(heads_first).__name__}"
+            )
         if num_heads < 1:
             raise ValueError(f"MultiHeadQuantizer: expected num_heads of at least 1, got {num_heads}")
         super().__init__(inner.codebook_size, num_heads * inner.code_dim)

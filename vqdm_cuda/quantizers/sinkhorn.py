@@ -37,9 +37,9 @@ class SinkhornQuantizer(VectorQuantizer):
 
     Args:
         eps, num_iters, cost, normalize, floor, stats: as in `sinkhorn`.
-        sample: draw each index from its row of the transport plan, where the default takes the largest entry. The seed
-            comes from torch's default generator on the CPU (with a `group`, from the first rank's), which breaks the
-            graph of a compiled module.
+        sample: in training, draw each index from its row of the transport plan, where the default, and evaluation, take
+            the largest entry. The seed comes from torch's default generator on the CPU (with a `group`, from the first
+            rank's), which breaks the graph of a compiled module.
         sinkhorn_at_evaluation: assign by Sinkhorn in `eval()` too, as published. The tokens of a vector then depend on
             the other vectors of the batch; `encode` still gives the nearest codes, which may be others.
         linear_map: train a linear map with bias on the codes. Its weight is drawn from N(0, 1/d).
@@ -88,10 +88,18 @@ class SinkhornQuantizer(VectorQuantizer):
         check_options(name, eps, num_iters, cost, normalize, floor, stats)
         if loss_form not in LOSS_FORMS:
             raise ValueError(f"{name}: expected loss_form to be one of {LOSS_FORMS}, got {loss_form!r}")
+        switches = (
+            ("sample", sample),
+            ("sinkhorn_at_evaluation", sinkhorn_at_evaluation),
+            ("linear_map", linear_map),
+        )
+        for option, value in switches:
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}: expected {option} to be true or false, got {type(value).__name__}")
         if not isinstance(start_step, int) or isinstance(start_step, bool):
             raise TypeError(f"{name}: expected start_step to be an int, got {type(start_step).__name__}")
-        if start_step < 0:
-            raise ValueError(f"{name}: expected start_step >= 0, got {start_step}")
+        if not 0 <= start_step < 2**62:
+            raise ValueError(f"{name}: expected start_step from 0 to 2^62, got {start_step}")
         self.eps = eps
         self.num_iters = num_iters
         self.cost = cost
@@ -180,7 +188,7 @@ class SinkhornQuantizer(VectorQuantizer):
             normalize=self.normalize,
             floor=self.floor,
             stats=self.stats,
-            seed=self._draw_seed() if self.sample else None,
+            seed=self._draw_seed() if self.sample and self.training else None,
             group=self.group,
         )[2]
 

@@ -75,6 +75,8 @@ def open_dataset(
             raise ValueError(
                 f"open_dataset: expected no min_scale for builtin:digits (digits are not cut), got {min_scale}"
             )
+        if not mirror:
+            raise ValueError("open_dataset: expected mirror=true for builtin:digits (digits never are), got false")
         return TrainImages(digits, size, Augmentation(window="whole", min_scale=1.0, mirror=False))
 
     if not Path(data).is_dir():

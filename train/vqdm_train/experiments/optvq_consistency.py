@@ -124,8 +124,8 @@ def _conclude(settings: Settings, results: Results) -> Conclusion:
         cells = [results[_key(kind, d)] for d in settings.dims]
         equal = [f"{cell['equal'][0]:.1%} and {cell['equal'][-1]:.1%} (d = {cell['d']})" for cell in cells]
         verdict.append(
-            f"{kind} codes: transport and nearest agree on {', '.join(equal)} of the features where codes lie on the "
-            f"features and {settings.moves[-1]:g} standard deviations away."
+            f"{kind} codes: transport and nearest agree on {', '.join(equal)} of the features where codes are not "
+            f"moved and {settings.moves[-1]:g} standard deviations away."
         )
     for kind in KINDS[1:]:
         told = []
@@ -149,7 +149,7 @@ def _draw(settings: Settings, results: Results) -> Figure:
         3,
         len(moves),
         size=(3.5 * len(moves), 10.0),
-        title="Transport and nearest code agree where codes lie on the features, and part where they do not",
+        title="Transport and nearest code, as the codes move away from the features",
     )
     generator = Generator().manual_seed(settings.seed)
     z = 0.6 * torch.randn(settings.shown, 2, generator=generator)
