@@ -17,7 +17,8 @@ from PIL import Image
 
 from vqdm_cuda import nearest_code, sinkhorn
 from vqdm_train.cli import main
-from vqdm_train.data import EvalImages, TrainImages
+from vqdm_train.data import TrainImages
+from vqdm_train.evaluate import HeldOut
 from vqdm_train.experiments import (
     EXPERIMENTS,
     common,
@@ -77,24 +78,12 @@ SMALL = ModelConfig(network="small", latent_channels=4)
 MORE = {name: ("curves", "strip", "usage") if "table" in name else () for name in TINY}
 
 
-class Few:
-    """The first of some images: all of them take long to evaluate."""
-
-    def __init__(self, images: EvalImages) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return 12
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.images[index]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _few_images() -> Iterator[None]:
-    def few(*arguments: Any) -> tuple[TrainImages, Few]:
-        images, held_out = optvq_training.open_images(*arguments)
-        return images, Few(held_out)
+    """All of the held-out images take long to evaluate."""
+
+    def few(*arguments: Any, every: int = 1) -> tuple[TrainImages, HeldOut]:
+        return optvq_training.open_images(*arguments, every=25 * every)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optvq_table2, "open_images", few)
@@ -250,10 +239,9 @@ def test_copied_codes_are_matched_to_their_features() -> None:
     assert "partner nearest" not in optvq_consistency._compare(settings, "drawn", 8)
 
 
+@pytest.mark.parametrize("whole", ["optvq-normalization"], indirect=True)
 def test_what_underflows(whole: tuple[str, Path, str]) -> None:
     name, out, _ = whole
-    if name != "optvq-normalization":
-        pytest.skip("of another experiment")
     cells = read(out / f"{name}.json")["results"]
     high = cells["normal, d 512"]
     assert high["raw"]["zero_rows"] == 1
@@ -265,10 +253,9 @@ def test_what_underflows(whole: tuple[str, Path, str]) -> None:
         assert sum(cell["raw"]["histogram"]) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("whole", ["optvq-iterations"], indirect=True)
 def test_iterations_settle(whole: tuple[str, Path, str]) -> None:
     name, out, _ = whole
-    if name != "optvq-iterations":
-        pytest.skip("of another experiment")
     for cell in read(out / f"{name}.json")["results"].values():
         assert cell["change"][-1] < 0.1 * cell["change"][0]
         assert cell["marginal"][-1] < 0.5 * cell["marginal"][0]
@@ -305,6 +292,13 @@ def test_training_learns_and_counts() -> None:
     x = held_out[0][None]
     difference = tokenizer.reconstruct(x) - x
     assert difference.abs().mean() + difference.square().mean() < 2 * cell["loss"]
+
+
+def test_every_nth_image() -> None:
+    _, whole = optvq_training.open_images("builtin:digits", 16, 1)
+    _, few = optvq_training.open_images("builtin:digits", 16, 1, every=100)
+    assert (len(whole), len(few)) == (297, 3)
+    assert torch.equal(few[2], whole[200])
 
 
 def test_histogram_is_of_shares_of_the_fair_use() -> None:

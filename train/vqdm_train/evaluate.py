@@ -14,25 +14,32 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from vqdm_cuda import ImageTokenizer, Usage
 from vqdm_train import checkpoint
-from vqdm_train.data import EvalImages
 from vqdm_train.metrics import ImageMetrics
 
-__all__ = ["PROTOCOLS", "evaluate", "find_model", "image_size", "table", "tokens_per_image", "write_json"]
+__all__ = ["PROTOCOLS", "HeldOut", "evaluate", "find_model", "image_size", "table", "tokens_per_image", "write_json"]
 
 PROTOCOLS = ("rgb",)
 _NEEDS_WEIGHTS = ("lpips_alex", "lpips_vgg", "rfid")
 
 
+class HeldOut(Protocol):
+    """Images to evaluate: `EvalImages`, or some of them."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Tensor: ...  # [C, H, W] in [-1, 1]
+
+
 @torch.no_grad()
 def evaluate(
     tokenizer: ImageTokenizer,
-    images: EvalImages,
+    images: HeldOut,
     *,
     protocol: str = "rgb",
     batch_size: int = 32,

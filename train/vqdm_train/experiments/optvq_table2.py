@@ -61,7 +61,7 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(heads=(1,), steps=240, repeats=1)
+QUICK = Settings(heads=(1,), steps=180, repeats=1)
 
 
 def run(out: Path, settings: Settings = FULL) -> Files:

@@ -66,6 +66,7 @@ class Settings:
     lr: float = 2e-3
     codebook_lr: float = 2e-2
     told_every: int = 10
+    held_out_every: int = 1  # of the 1,323 held-out crops
     counted_batches: int = 100
     shown: int = 12  # held-out crops in the strip
     shown_dim: int = 8
@@ -74,7 +75,16 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(dims=(8,), mapped_dims=(), codebook_sizes=(128, 1024), steps=50, counted_batches=10, shown_size=1024)
+QUICK = Settings(
+    dims=(8,),
+    mapped_dims=(),
+    codebook_sizes=(128, 1024),
+    steps=25,
+    told_every=5,
+    held_out_every=10,
+    counted_batches=10,
+    shown_size=1024,
+)
 
 
 def run(out: Path, settings: Settings = FULL) -> Files:
@@ -110,7 +120,7 @@ def _key(method: str, d: int, K: int) -> str:
 
 
 def _train(settings: Settings, method: str, d: int, K: int) -> dict[str, Any]:
-    images, held_out = open_images("builtin:photos", settings.image_size, 3)
+    images, held_out = open_images("builtin:photos", settings.image_size, 3, every=settings.held_out_every)
     network = ModelConfig(
         patch_size=4,
         base_channels=64,

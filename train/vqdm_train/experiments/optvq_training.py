@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vqdm_cuda import ImageTokenizer, SinkhornQuantizer, Usage
-from vqdm_train.data import EvalImages, TrainImages, TrainStream, open_dataset
-from vqdm_train.evaluate import evaluate
+from vqdm_train.data import TrainImages, TrainStream, open_dataset
+from vqdm_train.evaluate import HeldOut, evaluate
 from vqdm_train.experiments.common import log_axis
 from vqdm_train.experiments.optvq_methods import LOOKS, METHODS
 from vqdm_train.losses import LossConfig, batch_psnr, reconstruction_loss
@@ -31,6 +31,7 @@ from vqdm_train.sinkhorn import SinkhornConfig
 __all__ = [
     "CURVES",
     "SYSTEMS",
+    "EveryNth",
     "Training",
     "draw_curves",
     "draw_histogram",
@@ -64,12 +65,23 @@ class Training(NamedTuple):
     seed: int
 
 
-def open_images(path: str, size: int, channels: int) -> tuple[TrainImages, EvalImages]:
-    """Training and held-out images."""
-    return (
-        open_dataset(path, split="train", size=size, in_channels=channels, min_scale=None, max_corrupt=0.0),
-        open_dataset(path, split="eval", size=size, in_channels=channels),
-    )
+class EveryNth:
+    """Every n-th of some images: all of them take long to evaluate."""
+
+    def __init__(self, images: HeldOut, n: int) -> None:
+        self.images, self.n = images, n
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.n)
+
+    def __getitem__(self, index: int) -> Tensor:  # [C, H, W]
+        return self.images[self.n * index]
+
+
+def open_images(path: str, size: int, channels: int, *, every: int = 1) -> tuple[TrainImages, HeldOut]:
+    """Training images, and every n-th of the held-out ones."""
+    images = open_dataset(path, split="train", size=size, in_channels=channels, min_scale=None, max_corrupt=0.0)
+    return images, EveryNth(open_dataset(path, split="eval", size=size, in_channels=channels), every)
 
 
 def make_tokenizer(
@@ -113,7 +125,7 @@ class NearestQuantizer(SinkhornQuantizer):
 def train(
     tokenizer: ImageTokenizer,
     images: TrainImages,
-    held_out: EvalImages,
+    held_out: HeldOut,
     training: Training,
     *,
     counted_batches: int = 0,
@@ -182,7 +194,7 @@ def _histogram(counts: Tensor) -> dict[str, Any]:  # [K]
 
 
 @torch.no_grad()
-def _loss(tokenizer: ImageTokenizer, held_out: EvalImages) -> float:
+def _loss(tokenizer: ImageTokenizer, held_out: HeldOut) -> float:
     """Mean over the held-out images of mean |x - y| + mean (x - y)^2."""
     total = 0.0
     for start in range(0, len(held_out), 32):
