@@ -78,14 +78,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         optvq_table2.FULL,
         optvq_table2.QUICK,
         "OptVQ, Table 2: PSNR and code use of plain VQ and OptVQ on real digits; curves, use of each code, pictures",
-        "20 minutes; quick: 30 seconds",
+        "10 minutes; quick: 15 seconds",
     ),
     "optvq-table3": Experiment(
         optvq_table3.run,
         optvq_table3.FULL,
         optvq_table3.QUICK,
         "OptVQ, Table 3: loss and code use over codebook sizes in 64 and 8 dimensions; curves, pictures",
-        "30 minutes; quick: 30 seconds",
+        "15 minutes; quick: 15 seconds",
     ),
     "rate-distortion": Experiment(
         rate_distortion.run,
