@@ -17,6 +17,10 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
+// Of a limit as it is stored and compared in T: in units of its size, which with much noise is far above the error.
+template <class T>
+constexpr double kRoundings = sizeof(T) == 4 ? 0x1p-21 : 0x1p-50;
+
 struct Best {
   double value = kInfinity;
   int64_t index = -1;
@@ -68,7 +72,8 @@ void pair_argmin(const PairProblem& problem, const double* bias, bool squared, c
       Best& row = best[i];
       if (!(value < row.value || (value == row.value && (row.index < 0 || j < row.index)))) return;
       row = {value, j};
-      limits[i] = std::nextafter(T(offset - value - error[i] - most_random), -std::numeric_limits<T>::infinity());
+      const double limit = offset - value - error[i] - most_random;
+      limits[i] = T(limit - kRoundings<T> * std::abs(limit));
     };
     for (int64_t p = 0; p < tiles.num_panels(); ++p) {
       for (int64_t t = 0; t < num_tiles; ++t) {

@@ -12,7 +12,6 @@
 namespace vqdm::cpu {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 }  // namespace

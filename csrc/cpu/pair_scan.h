@@ -51,7 +51,6 @@ struct PairLogSum {
 
 template <class T>
 struct PairScan {
-  const char* name;
   int panel_width;  // W
 
   // The sums of every row over the panels; lanes are added to the totals at the end.

@@ -4,7 +4,7 @@
 
 namespace vqdm::cpu {
 
-const PairScan<float> kPairScanAvx2_32 = make_pair_scan<float, 32, 2>("avx2");
-const PairScan<double> kPairScanAvx2_64 = make_pair_scan<double, 32, 2>("avx2");
+const PairScan<float> kPairScanAvx2_32 = make_pair_scan<float, 32, 2>();
+const PairScan<double> kPairScanAvx2_64 = make_pair_scan<double, 32, 2>();
 
 }  // namespace vqdm::cpu

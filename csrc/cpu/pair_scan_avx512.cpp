@@ -4,7 +4,7 @@
 
 namespace vqdm::cpu {
 
-const PairScan<float> kPairScanAvx512_32 = make_pair_scan<float, 64, 4>("avx512");
-const PairScan<double> kPairScanAvx512_64 = make_pair_scan<double, 64, 4>("avx512");
+const PairScan<float> kPairScanAvx512_32 = make_pair_scan<float, 64, 4>();
+const PairScan<double> kPairScanAvx512_64 = make_pair_scan<double, 64, 4>();
 
 }  // namespace vqdm::cpu

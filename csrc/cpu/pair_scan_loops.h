@@ -285,10 +285,10 @@ struct Loops : PairVectors<T, kBytes> {
 };
 
 template <class T, int kBytes, int kVectors>
-constexpr PairScan<T> make_pair_scan(const char* name) {
+constexpr PairScan<T> make_pair_scan() {
   using Of = Loops<T, kBytes, kVectors>;
-  return {name,           Of::W,       Of::logsumexp, Of::exponentials, Of::add_columns, Of::largest_power,
-          Of::find_power, Of::moments, Of::above};
+  return {Of::W,          Of::logsumexp, Of::exponentials, Of::add_columns, Of::largest_power,
+          Of::find_power, Of::moments,   Of::above};
 }
 
 }  // namespace

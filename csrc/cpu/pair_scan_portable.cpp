@@ -4,7 +4,7 @@
 
 namespace vqdm::cpu {
 
-const PairScan<float> kPairScanPortable32 = make_pair_scan<float, 16, 2>("portable");
-const PairScan<double> kPairScanPortable64 = make_pair_scan<double, 16, 2>("portable");
+const PairScan<float> kPairScanPortable32 = make_pair_scan<float, 16, 2>();
+const PairScan<double> kPairScanPortable64 = make_pair_scan<double, 16, 2>();
 
 }  // namespace vqdm::cpu

@@ -25,7 +25,6 @@ namespace vqdm::cpu {
 namespace {
 
 constexpr int64_t kParts = 32;  // sets of rows whose columns are summed apart, whatever the threads
-constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 constexpr double kSmallest = 0x1p-60, kLargest = 0x1p60;  // sums of P N M that lose nothing in float
 
 int64_t num_blocks(int64_t N) {

@@ -11,6 +11,8 @@
 
 namespace vqdm::cpu {
 
+inline constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;  // scores are in units of log 2
+
 // A weight so low that its code counts for nothing, and so far from overflow that differences are finite.
 template <class T>
 inline constexpr T kNever = sizeof(T) == 4 ? T(-0x1p100) : T(-0x1p1000);
@@ -64,7 +66,6 @@ class PairRowTiles {
   // Tiles [begin, end) of x: of kPairRows rows each, the last filled with the mean of y.
   PairRowTiles(const PairTiles<T>& tiles, int64_t begin, int64_t end);
 
-  int64_t size() const { return int64_t(norms_.size()) / kPairRows; }
   PairRows<T> rows() const { return {x_.data(), norms_.data(), near_.data()}; }
   double norm(int64_t row) const { return wide_norms_[row]; }  // ||x - mean||, rows counted from the first tile's
 

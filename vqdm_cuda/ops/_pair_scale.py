@@ -26,6 +26,7 @@ _GUARD = 1e-6  # OptVQ's, added to the standard deviation
 def pair_scale(
     z: Tensor,  # [H, N, d]
     e: Tensor,  # [H, K, d]
+    rows: Tensor,  # [] float64: N, of all ranks of the group
     *,
     squared: bool,
     normalize: str | None,
@@ -33,14 +34,11 @@ def pair_scale(
 ) -> Tensor:  # [H] float64
     """1 / (std + 1e-6) of the pairs' costs (`normalize="std"`, unbiased), 1 / sqrt(d) ("dim"), or 1 (None)."""
     if normalize == "std":
-        return 1 / (_std(z, e, squared, group) + _GUARD)
+        return 1 / (_std(z, e, rows, squared, group) + _GUARD)
     return z.new_full(z.shape[:1], 1 / math.sqrt(z.shape[2]) if normalize == "dim" else 1.0, dtype=torch.float64)
 
 
-def _std(z: Tensor, e: Tensor, squared: bool, group: ProcessGroup | None) -> Tensor:
-    rows = torch.full((), z.shape[1], dtype=torch.float64, device=z.device)
-    if group is not None:
-        rows = all_reduce_sum(rows, group)
+def _std(z: Tensor, e: Tensor, rows: Tensor, squared: bool, group: ProcessGroup | None) -> Tensor:
     pairs = rows * e.shape[1]
     heads = [(_squared_variance if squared else _root_mean)(z[h], e[h], group) for h in range(z.shape[0])]
     of_heads = torch.stack(heads) if heads else z.new_zeros(0, dtype=torch.float64)

@@ -95,8 +95,10 @@ def sinkhorn(
     z, e = z.expand(*heads, N, d).reshape(H, N, d), e.expand(*heads, K, d).reshape(H, K, d)
 
     of_stats = group if stats == "global" else None
-    first_row, rows = _rows_of_ranks(z, group)
-    scale = pair_scale(z, e, squared=squared, normalize=normalize, group=of_stats) / eps  # S = shift - scale c
+    first_row, own_rows, rows = _rows_of_ranks(z, group)
+    rows_of_stats = own_rows if of_stats is None else rows
+    # S = shift - scale c
+    scale = pair_scale(z, e, rows_of_stats, squared=squared, normalize=normalize, group=of_stats) / eps
     # A shift of all S by one number changes the floor's meaning alone; one for each rank also their shares.
     if normalize == "std" and (floor > 0 or (stats == "local" and group is not None)):
         shift = scale * _smallest_cost(z, e, squared, of_stats)
@@ -167,13 +169,13 @@ def _in_one_sweep(z: Tensor) -> bool:
     return not z.is_cuda
 
 
-def _rows_of_ranks(z: Tensor, group: ProcessGroup | None) -> tuple[int, Tensor]:  # [H, N, d]
-    """How many rows the ranks before this one have, and all together ([] float64)."""
+def _rows_of_ranks(z: Tensor, group: ProcessGroup | None) -> tuple[int, Tensor, Tensor]:  # [H, N, d]
+    """How many rows the ranks before this one have, this one, and all together ([] float64)."""
     own = torch.full((), z.shape[1], dtype=torch.float64, device=z.device)
     if group is None:
-        return 0, own
+        return 0, own, own
     counts = all_gather(own, group)
-    return int(counts[: dist.get_rank(group)].sum()), counts.sum()
+    return int(counts[: dist.get_rank(group)].sum()), own, counts.sum()
 
 
 def _smallest_cost(z: Tensor, e: Tensor, squared: bool, group: ProcessGroup | None) -> Tensor:  # -> [H] float64
@@ -234,32 +236,12 @@ def _(x: Tensor, y: Tensor, weights: Tensor, scale: Tensor, squared: bool) -> Te
 
 
 @torch.library.register_fake("vqdm::pair_sweep")
-def _(
-    x: Tensor,
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    log_rows: Tensor,
-    squared: bool,
-    log_floor: float,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, y: Tensor, u: Tensor, v: Tensor, *_options) -> tuple[Tensor, Tensor]:
     return v.new_empty(v.shape), u.new_empty(u.shape)
 
 
 @torch.library.register_fake("vqdm::pair_last_sweep")
-def _(
-    x: Tensor,
-    y: Tensor,
-    u: Tensor,
-    v: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    log_rows: Tensor,
-    squared: bool,
-    log_floor: float,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, y: Tensor, u: Tensor, v: Tensor, *_options) -> tuple[Tensor, Tensor]:
     return v.new_empty(v.shape), v.new_empty(v.shape, dtype=torch.int64)
 
 
