@@ -3,15 +3,13 @@
 Both ranks run once, over the loopback interface, and leave their results in files that the tests read.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import cases
+import gloo_ranks
 from vqdm_cuda.criteria import Usage
 from vqdm_cuda.distributed import all_reduce_sum
 from vqdm_cuda.losses import wasserstein_loss
@@ -46,9 +44,7 @@ def of_rank(x: Tensor, split: int, rank: int) -> Tensor:
     return (x[:split] if rank == 0 else x[split:]).clone()
 
 
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=NUM_RANKS)
+def work(rank: int, num_ranks: int) -> dict[str, Tensor]:
     everyone = dist.group.WORLD
     assert everyone is not None
     out: dict[str, Tensor] = {}
@@ -101,17 +97,12 @@ def work(rank: int, folder: str) -> None:
     usage.counts = torch.full((6,), 2**53 + rank)  # integers that float64 would round
     out["usage exact"] = usage.reduce(everyone).counts
 
-    save_file({key: value.detach().contiguous() for key, value in out.items()}, f"{folder}/rank{rank}.safetensors")
-    dist.destroy_process_group()
+    return out
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, Tensor]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=NUM_RANKS)
-    return [load_file(folder / f"rank{rank}.safetensors") for rank in range(NUM_RANKS)]
+    return gloo_ranks.run(work, NUM_RANKS, tmp_path_factory.mktemp("ranks"))
 
 
 def test_all_reduce_sum(ranks):

@@ -3,15 +3,14 @@
 Each number of ranks is started once, goes through all cases, and leaves its results in files that the tests read.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import gloo_ranks
 from cases import assert_close
 from vqdm_cuda.quantizers import MultiScaleQuantizer, Quantizer, WassersteinQuantizer
 
@@ -68,9 +67,7 @@ def whole_loss() -> MultiScaleQuantizer:
     return MultiScaleQuantizer(WassersteinQuantizer(30, 4, grad_to="both"), SCALES).double()
 
 
-def work(rank: int, num_ranks: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=num_ranks)
+def work(rank: int, num_ranks: int) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name in CASES:
         quantizer = build(name)
@@ -82,17 +79,12 @@ def work(rank: int, num_ranks: int, folder: str) -> None:
     quantizer.group = dist.group.WORLD
     own = torch.cat([images(0), images(1)]).chunk(num_ranks)[rank]
     out |= {f"whole/{key}": value.contiguous() for key, value in train_step(quantizer, own).items()}
-    save_file(out, f"{folder}/rank{rank}.safetensors")
-    dist.destroy_process_group()
+    return out
 
 
 @pytest.fixture(scope="module", params=SPLITS, ids=lambda n: f"{n} ranks")
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        torch.multiprocessing.spawn(work, args=(request.param, str(folder)), nprocs=request.param)
-    return [load_file(folder / f"rank{rank}.safetensors") for rank in range(request.param)]
+    return gloo_ranks.run(work, request.param, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)
