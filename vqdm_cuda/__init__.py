@@ -26,8 +26,11 @@ from vqdm_cuda.ops.nearest_code import nearest_code
 from vqdm_cuda.ops.sinkhorn import sinkhorn
 from vqdm_cuda.ops.sqrtm import sqrtm
 from vqdm_cuda.quantizers import (
+    EMAQuantizer,
+    LinearQuantizer,
     MultiHeadQuantizer,
     MultiScaleQuantizer,
+    OnlineClusteringQuantizer,
     Quantized,
     Quantizer,
     SinkhornQuantizer,
@@ -38,11 +41,14 @@ from vqdm_cuda.quantizers import (
 __all__ = [
     "Decoder",
     "DecoderNetwork",
+    "EMAQuantizer",
     "Encoder",
     "EncoderNetwork",
     "ImageTokenizer",
+    "LinearQuantizer",
     "MultiHeadQuantizer",
     "MultiScaleQuantizer",
+    "OnlineClusteringQuantizer",
     "Quantized",
     "Quantizer",
     "SinkhornQuantizer",

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-__all__ = ["all_gather", "all_reduce_sum"]
+__all__ = ["all_gather", "all_reduce_sum", "gather_rows", "shared_seed"]
 
 
 def all_reduce_sum(
@@ -47,6 +47,28 @@ def all_gather(
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, own, group=group)
     return torch.stack(parts).to(x.device)
+
+
+@torch.no_grad()
+def gather_rows(
+    rows: Tensor,  # [N, d] of this rank; N may differ and be zero
+    group: ProcessGroup | None,  # None: this process alone
+) -> Tensor:  # [sum of N, d]
+    """The rows of all ranks, in the order of the ranks, equal on all of them. Every rank must call."""
+    rows = rows.detach()
+    if group is None:
+        return rows
+    counts = all_gather(torch.tensor(rows.shape[0]), group).tolist()
+    padded = rows.new_zeros(max(counts), rows.shape[1])
+    padded[: rows.shape[0]] = rows
+    parts = all_gather(padded, group)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def shared_seed(group: ProcessGroup | None) -> int:
+    """A seed from torch's default generator on the CPU, of the first rank for all. Every rank must call, and draws."""
+    seed = torch.randint(2**63 - 1, ())
+    return int(seed if group is None else all_gather(seed, group)[0])
 
 
 def _device_of_transport(x: Tensor, group: ProcessGroup | None) -> torch.device:

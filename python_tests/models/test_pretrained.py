@@ -10,8 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer, pretrained
 from vqdm_cuda.quantizers import (
+    EMAQuantizer,
+    LinearQuantizer,
     MultiHeadQuantizer,
     MultiScaleQuantizer,
+    OnlineClusteringQuantizer,
     Quantizer,
     SinkhornQuantizer,
     VectorQuantizer,
@@ -28,6 +31,9 @@ SMALL: dict[str, Any] = {
 
 QUANTIZERS = {
     "vector": lambda: VectorQuantizer(50, 6, gradient="rotation"),
+    "ema": lambda: EMAQuantizer(50, 6, revive_below=1.0),
+    "online": lambda: MultiScaleQuantizer(OnlineClusteringQuantizer(50, 6, anchors="random"), (1, 4)),
+    "linear": lambda: LinearQuantizer(50, 6, table_dim=9, bias=False),
     "wasserstein": lambda: WassersteinQuantizer(50, 6, grad_to="both", squared=True),
     "frozen": lambda: WassersteinQuantizer(
         50, 6, freeze_codebook=True, codebook_weight=0.0, grad_to="features", target="gaussian", target_std=0.05
@@ -129,7 +135,7 @@ def test_a_missing_file_is_named(folder, name):
         ("version", 2, "expected format .* 'version': 2"),
         ("encoder", None, r"expected the kind of encoder to be one of \['encoder', 'small_encoder'\], got None"),
         ("encoder.kind", "decoder", r"one of \['encoder', 'small_encoder'\], got 'decoder'"),
-        ("quantizer.kind", "os.system", r"one of \['multi_head', 'multi_scale', .*'wasserstein'\], got 'os.system'"),
+        ("quantizer.kind", "os.system", r"one of \['ema', .*'multi_head', .*'wasserstein'\], got 'os.system'"),
         ("quantizer.kind", ["vector"], r"one of .*, got \['vector'\]"),
         ("quantizer.exec", "rm", r"expected options of the quantizer of kind 'vector', got \['exec'\]"),
         ("quantizer.self", 1, r"expected options of the quantizer of kind 'vector', got \['self'\]"),

@@ -19,13 +19,7 @@ from torch import nn
 from vqdm_cuda.models.decoder import Decoder
 from vqdm_cuda.models.encoder import Encoder
 from vqdm_cuda.models.small import SmallDecoder, SmallEncoder
-from vqdm_cuda.quantizers import (
-    MultiHeadQuantizer,
-    MultiScaleQuantizer,
-    SinkhornQuantizer,
-    VectorQuantizer,
-    WassersteinQuantizer,
-)
+from vqdm_cuda.quantizers import QUANTIZERS
 
 __all__ = ["KINDS", "load", "save"]
 
@@ -36,13 +30,7 @@ VERSION = 1
 KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {
     "encoder": {Encoder.kind: Encoder, SmallEncoder.kind: SmallEncoder},
     "decoder": {Decoder.kind: Decoder, SmallDecoder.kind: SmallDecoder},
-    "quantizer": {
-        VectorQuantizer.kind: VectorQuantizer,
-        WassersteinQuantizer.kind: WassersteinQuantizer,
-        SinkhornQuantizer.kind: SinkhornQuantizer,
-        MultiScaleQuantizer.kind: MultiScaleQuantizer,
-        MultiHeadQuantizer.kind: MultiHeadQuantizer,
-    },
+    "quantizer": dict(QUANTIZERS),
 }
 
 Model = TypeVar("Model", bound=nn.Module)

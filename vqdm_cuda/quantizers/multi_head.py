@@ -11,17 +11,16 @@ together.
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.distributed import ProcessGroup
+from torch import Tensor
 
 from vqdm_cuda.quantizers.base import Quantized, Quantizer
 from vqdm_cuda.quantizers.layout import check_features, features_from_rows, index_shape, rows_from_features
-from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
+from vqdm_cuda.quantizers.structure import Structure
 
 __all__ = ["MultiHeadQuantizer"]
 
 
-class MultiHeadQuantizer(Quantizer):
+class MultiHeadQuantizer(Structure):
     """Quantises vectors of H d numbers into H indices each: [B, h, w, H], [B, n, H] or [N, H].
 
     `codebook` is the inner quantizer's, [K, d]: `code_dim` is H d, that of the vectors taken.
@@ -35,11 +34,6 @@ class MultiHeadQuantizer(Quantizer):
     kind: ClassVar[str] = "multi_head"
 
     def __init__(self, inner: Quantizer, num_heads: int, *, heads_first: bool = False) -> None:
-        if not isinstance(inner, PerVectorQuantizer):
-            raise TypeError(
-                "MultiHeadQuantizer: expected inner to quantise each vector on its own, since a head is a list of "
-                f"pieces of vectors without height and width, got {type(inner).__name__}"
-            )
         if not isinstance(num_heads, int) or isinstance(num_heads, bool):
             raise TypeError(f"MultiHeadQuantizer: expected num_heads to be an int, got {type(num_heads).__name__}")
         if not isinstance(heads_first, bool):
@@ -48,22 +42,10 @@ class MultiHeadQuantizer(Quantizer):
             )
         if num_heads < 1:
             raise ValueError(f"MultiHeadQuantizer: expected num_heads of at least 1, got {num_heads}")
-        super().__init__(inner.codebook_size, num_heads * inner.code_dim)
-        self.inner = inner
+        why = "a head is a list of pieces of vectors without height and width"
+        super().__init__(inner, why, num_pieces=num_heads)
         self.num_heads = num_heads
         self.heads_first = heads_first
-
-    @property
-    def codebook(self) -> Tensor:
-        return self.inner.codebook
-
-    @property
-    def group(self) -> ProcessGroup | None:
-        return self.inner.group
-
-    @group.setter
-    def group(self, group: ProcessGroup | None) -> None:
-        self.inner.group = group
 
     @property
     def config(self) -> dict[str, Any]:
@@ -73,9 +55,6 @@ class MultiHeadQuantizer(Quantizer):
             "num_heads": self.num_heads,
             "heads_first": self.heads_first,
         }
-
-    def codebook_parameters(self) -> list[nn.Parameter]:
-        return self.inner.codebook_parameters()
 
     def forward(
         self,

@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.distributed import ProcessGroup
+from torch import Tensor
 
 from vqdm_cuda.distributed import all_reduce_sum
 from vqdm_cuda.quantizers.base import Quantized, Quantizer, detached, total
 from vqdm_cuda.quantizers.layout import check_features, check_indices, working_dtype
-from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
 from vqdm_cuda.quantizers.phi import Phi
 from vqdm_cuda.quantizers.resize import Pyramid
 from vqdm_cuda.quantizers.scales import grids, normalized_weights
+from vqdm_cuda.quantizers.structure import Structure
 
 __all__ = ["MultiScaleQuantizer"]
 
@@ -34,7 +33,7 @@ MATCHING = ("pooled", "per_scale", "pooled_and_last")
 _USAGE_STEP = 0.01
 
 
-class MultiScaleQuantizer(Quantizer):
+class MultiScaleQuantizer(Structure):
     """Quantises a latent map [B, d, h_T, w_T] into T maps of indices [B, h_t, w_t].
 
     The index maps of an image depend on that image alone. In training the images of a batch run together, where
@@ -71,24 +70,17 @@ class MultiScaleQuantizer(Quantizer):
         matching: str = "pooled",
         scale_weights: Sequence[float] | None = None,
     ) -> None:
-        if not isinstance(inner, PerVectorQuantizer):
-            raise TypeError(
-                "MultiScaleQuantizer: expected inner to quantise each vector on its own, since every scale asks it for "
-                f"the codes of single vectors, got {type(inner).__name__}"
-            )
-        if inner.unfit_for_scales is not None:
-            raise ValueError(f"MultiScaleQuantizer: expected inner {inner.unfit_for_scales}")
-        super().__init__(inner.codebook_size, inner.code_dim)
+        super().__init__(inner, "every scale asks it for the codes of single vectors")
+        self._refuse_unfit_for_residuals()
         if matching not in MATCHING:
             raise ValueError(f"MultiScaleQuantizer: expected matching to be one of {MATCHING}, got {matching!r}")
-        if matching != "pooled" and inner.queue_size:
+        if matching != "pooled" and self.inner.queue_size:
             raise ValueError(
                 "MultiScaleQuantizer: expected matching 'pooled' with an inner quantizer that has a queue, which holds "
                 f"one set of vectors, got {matching!r}"
             )
         self.scales = grids(scales)
         T = len(self.scales)
-        self.inner = inner
         self.phi_kernel_size = phi_kernel_size
         self.phi_ratio = phi_ratio
         self.num_phi = num_phi
@@ -101,18 +93,6 @@ class MultiScaleQuantizer(Quantizer):
         self.pyramid = Pyramid(self.scales)
 
     # Facts -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def codebook(self) -> Tensor:
-        return self.inner.codebook
-
-    @property
-    def group(self) -> ProcessGroup | None:
-        return self.inner.group
-
-    @group.setter
-    def group(self, group: ProcessGroup | None) -> None:
-        self.inner.group = group
 
     @property
     def latent_size(self) -> tuple[int, int]:
@@ -130,9 +110,6 @@ class MultiScaleQuantizer(Quantizer):
             "matching": self.matching,
             "scale_weights": self.scale_weights,
         }
-
-    def codebook_parameters(self) -> list[nn.Parameter]:
-        return self.inner.codebook_parameters()
 
     # The interface ---------------------------------------------------------------------------------------------------
 
@@ -152,6 +129,8 @@ class MultiScaleQuantizer(Quantizer):
             z_q = self.inner.pass_gradient(rows, codes).to(z.dtype).view(f.shape).permute(0, 3, 1, 2)
             if self.training:
                 self._count(indices)
+                rows = torch.cat([residual.reshape(-1, self.code_dim) for residual in residuals])
+                self.inner.update(rows.detach(), torch.cat([i.reshape(-1) for i in indices]))
         quantized = Quantized(z_q, indices, total(terms))
         return (quantized, detached(terms)) if return_terms else quantized
 

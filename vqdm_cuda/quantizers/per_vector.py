@@ -2,8 +2,9 @@
 
     indices = assign(rows)    z_q = lookup(indices)    loss = sum of fit_terms(rows, z_q) and matching_terms(rows)
 
-A subclass gives these steps, of which structures over several scales build passes of their own; `quantize` is the plain
-pass, which a subclass may run faster. In training the indices are those of `assign_batch`, which may look at all rows.
+A subclass gives these steps, of which structures over residuals build passes of their own; `quantize` is the plain
+pass, which a subclass may run faster. In training the indices are those of `assign_batch`, which may look at all rows,
+and `update` then moves what no gradient moves: averages, counts, codes that nobody selects.
 """
 
 from abc import abstractmethod
@@ -30,8 +31,8 @@ class PerVectorQuantizer(Quantizer):
     queue_size: int = 0  # of how many vectors, of earlier steps too, `matching_terms` keeps a set; 0: its rows alone
 
     @property
-    def unfit_for_scales(self) -> str | None:
-        """The option that a multi-scale quantizer's passes cannot follow, and why; None where all can be."""
+    def unfit_for_residuals(self) -> str | None:
+        """What, if anything, makes this quantizer unfit for what other codes left over (several scales or depths)."""
         return None
 
     @abstractmethod
@@ -78,6 +79,16 @@ class PerVectorQuantizer(Quantizer):
         """Weighted differentiable terms that compare the set of all vectors with the codebook; none by default."""
         return {}
 
+    def update(
+        self,
+        rows: Tensor,  # [N, d] the vectors that were assigned in this training pass, without a graph
+        indices: Tensor,  # [N] int64, their codes
+    ) -> None:
+        """Moves the state that training changes outside the loss, once for each pass; every rank of `group` must call.
+
+        Not compiled: a subclass with state marks its own with `torch.compiler.disable`.
+        """
+
     def quantize(
         self,
         rows: Tensor,  # [N, d] float32 or float64
@@ -97,6 +108,8 @@ class PerVectorQuantizer(Quantizer):
             rows = rows_from_features(z)
             z_q, indices, terms = self.quantize(rows)
             terms = terms | self.matching_terms(rows)
+            if self.training:
+                self.update(rows.detach(), indices)
         z_q = features_from_rows(z_q.to(z.dtype), index_shape(z))
         quantized = Quantized(z_q, indices.view(index_shape(z)), total(terms))
         return (quantized, detached(terms)) if return_terms else quantized

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqdm_cuda.distributed import all_gather
+from vqdm_cuda.distributed import shared_seed
 from vqdm_cuda.ops.sinkhorn import check_options, sinkhorn
 from vqdm_cuda.quantizers.cross_entropy import distance_cross_entropy
 from vqdm_cuda.quantizers.layout import working_dtype
+from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map
 from vqdm_cuda.quantizers.lookup import lookup
 from vqdm_cuda.quantizers.vector import VectorQuantizer
 
@@ -110,19 +111,13 @@ class SinkhornQuantizer(VectorQuantizer):
         self.sinkhorn_at_evaluation = sinkhorn_at_evaluation
         self.loss_form = loss_form
         self.start_step = start_step
-        self.linear_map = nn.Linear(code_dim, code_dim) if linear_map else None
-        if self.linear_map is not None:
-            nn.init.normal_(self.linear_map.weight, std=code_dim**-0.5)
+        self.linear_map = new_linear_map(code_dim, code_dim) if linear_map else None
         self.num_passes: Tensor | None
         self.register_buffer("num_passes", torch.zeros((), dtype=torch.int64) if start_step else None)
 
     @property
     def codebook(self) -> Tensor:
-        if self.linear_map is None:
-            return self.weight
-        dtype = working_dtype(self.weight.dtype)
-        with torch.autocast(self.weight.device.type, enabled=False):
-            return F.linear(self.weight.to(dtype), self.linear_map.weight.to(dtype), self.linear_map.bias.to(dtype))
+        return self.weight if self.linear_map is None else mapped(self.weight, self.linear_map)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -143,13 +138,13 @@ class SinkhornQuantizer(VectorQuantizer):
         return config
 
     @property
-    def unfit_for_scales(self) -> str | None:
+    def unfit_for_residuals(self) -> str | None:
         if self.loss_form == "ce":
-            return "loss_form 'l2' or 'l1', which compare sums of codes over scales with features, got 'ce'"
+            return "loss_form 'l2' or 'l1', which compare sums of codes with features, got 'ce'"
         if self.sinkhorn_at_evaluation:
-            return "without sinkhorn_at_evaluation, since evaluation takes one image after the other, got it"
+            return "without sinkhorn_at_evaluation, since evaluation takes every vector alone, got it"
         if self.start_step:
-            return f"start_step 0, since the passes of the scales are not counted, got {self.start_step}"
+            return f"start_step 0, since passes over residuals are not counted, got {self.start_step}"
         return None
 
     def codebook_parameters(self) -> list[nn.Parameter]:
@@ -188,7 +183,7 @@ class SinkhornQuantizer(VectorQuantizer):
             normalize=self.normalize,
             floor=self.floor,
             stats=self.stats,
-            seed=self._draw_seed() if self.sample and self.training else None,
+            seed=shared_seed(self.group) if self.sample and self.training else None,
             group=self.group,
         )[2]
 
@@ -201,7 +196,3 @@ class SinkhornQuantizer(VectorQuantizer):
             per_number * F.l1_loss(z, z_q.detach(), reduction="sum"),
             per_number * F.l1_loss(z_q, z.detach(), reduction="sum"),
         )
-
-    def _draw_seed(self) -> int:
-        seed = torch.randint(2**63 - 1, ())
-        return int(seed if self.group is None else all_gather(seed, self.group)[0])

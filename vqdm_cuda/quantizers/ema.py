@@ -1,0 +1,133 @@
+"""EMA quantizer: codes are running means of the features that chose them (VQ-VAE, van den Oord et al. 2017, app. A).
+
+With n_k features of code k in a step, s_k their sum, g the decay and K codes:
+
+    N_k <- g N_k + (1 - g) n_k          m_k <- g m_k + (1 - g) s_k
+    e_k = m_k / N~_k                    N~_k = (N_k + eps) / (N + K eps) N,   N = sum_k N_k       (Laplace smoothing)
+    loss = commitment_weight mean((z - sg z_q)^2)
+
+z_q is of the codes before the step. N starts at 1 and m at e, so that a code that nobody selects stays where it is:
+where N starts at 0, as in some public code, the first step throws such codes far away, for good.
+
+Dead codes: with `revive_below`, a code with N_k below it starts again at one of the step's features, chosen at random,
+with N_k = revive_below and m_k = N_k e_k (RQ-VAE, Lee et al. 2022, has 1).
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vqdm_cuda.distributed import all_reduce_sum, gather_rows, shared_seed
+from vqdm_cuda.ops.code_sums import code_sums
+from vqdm_cuda.quantizers.codebook import CodebookQuantizer
+from vqdm_cuda.quantizers.draws import drawn_rows
+
+__all__ = ["EMAQuantizer"]
+
+
+class EMAQuantizer(CodebookQuantizer):
+    """Nearest-code quantizer whose codebook is an exponential moving average of the features.
+
+    Counts and sums are those of all ranks of `group`, so codebook and averages are equal on all of them. A step in
+    which a feature is not finite leaves both as they were.
+
+    Args:
+        decay: g, from 0 to 1. 0.99 in VQGAN's and RQ-VAE's code; vector-quantize-pytorch's default is 0.8.
+        smoothing: eps.
+        revive_below: N_k under which a code starts anew; 0 never does. Asks for features of all ranks in every step,
+            and draws from torch's default generator on the CPU.
+        Others as in `VectorQuantizer`; no gradient reaches the codes.
+    """
+
+    kind: ClassVar[str] = "ema"
+    moves_table: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        codebook_size: int,
+        code_dim: int,
+        *,
+        decay: float = 0.99,
+        smoothing: float = 1e-5,
+        revive_below: float = 0.0,
+        commitment_weight: float = 0.25,
+        gradient: str = "straight_through",
+        init_std: float | None = None,
+        init_bound: float | None = None,
+    ) -> None:
+        super().__init__(
+            codebook_size,
+            code_dim,
+            commitment_weight=commitment_weight,
+            codebook_weight=0.0,
+            gradient=gradient,
+            init_std=init_std,
+            init_bound=init_bound,
+            trained=False,
+        )
+        name = type(self).__name__
+        if not 0 <= decay < 1:
+            raise ValueError(f"{name}: expected decay from 0 to less than 1, got {decay}")
+        if not 0 < smoothing < float("inf"):
+            raise ValueError(f"{name}: expected smoothing to be finite and positive, got {smoothing}")
+        if not 0 <= revive_below < float("inf"):
+            raise ValueError(f"{name}: expected revive_below to be finite and not negative, got {revive_below}")
+        self.decay = decay
+        self.smoothing = smoothing
+        self.revive_below = revive_below
+        self.counts: Tensor
+        self.sums: Tensor
+        self.register_buffer("counts", torch.ones(codebook_size))  # N
+        self.register_buffer("sums", self.weight.clone())  # m
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config = super().config | {
+            "decay": self.decay,
+            "smoothing": self.smoothing,
+            "revive_below": self.revive_below,
+        }
+        del config["codebook_weight"]
+        return config
+
+    def reset_parameters(self) -> None:
+        """Draws the codes anew, and starts their averages there."""
+        super().reset_parameters()
+        self._start_averages()
+
+    def set_codes(self, table: Tensor) -> None:
+        super().set_codes(table)
+        self._start_averages()
+
+    def _start_averages(self) -> None:
+        self.counts.fill_(1)
+        self.sums.copy_(self.weight)
+
+    def _terms(self, commitment: Tensor, codebook: Tensor) -> dict[str, Tensor]:
+        return {"commitment": self.commitment_weight * commitment}
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def update(self, rows: Tensor, indices: Tensor) -> None:
+        """One step of the averages, in float64."""
+        K, rows = self.codebook_size, rows.double()
+        new_sums, new_counts = code_sums(rows, indices, K)
+        new_counts = new_counts.double()
+        if self.group is not None:
+            new_sums, new_counts = all_reduce_sum(new_sums, self.group), all_reduce_sum(new_counts, self.group)
+        counts = torch.lerp(new_counts, self.counts.double(), self.decay)
+        sums = torch.lerp(new_sums, self.sums.double(), self.decay)
+        total = counts.sum()
+        smoothed = (counts + self.smoothing) / (total + K * self.smoothing) * total
+        codes = sums / smoothed[:, None]
+        # A feature that is not finite shows in the sums; chosen on the device, so that the host need not wait.
+        finite = new_sums.isfinite().all()
+        if self.revive_below and new_counts.any():
+            dead = counts < self.revive_below
+            fresh = drawn_rows(gather_rows(rows, self.group), K, shared_seed(self.group))
+            codes = torch.where(dead[:, None], fresh, codes)
+            counts = torch.where(dead, self.revive_below, counts)
+            sums = torch.where(dead[:, None], self.revive_below * codes, sums)
+        for state, new in ((self.counts, counts), (self.sums, sums), (self.weight, codes)):
+            state.copy_(torch.where(finite, new.to(state.dtype), state))

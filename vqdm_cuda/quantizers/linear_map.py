@@ -1,0 +1,35 @@
+"""A codebook behind a linear map: e = E W^T + b, the parametrisation of OptVQ, SimVQ and VQGAN-LC.
+
+The map moves all codes at once, those that no feature selects too.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqdm_cuda.quantizers.layout import working_dtype
+
+__all__ = ["mapped", "new_linear_map"]
+
+
+def new_linear_map(
+    table_dim: int,
+    code_dim: int,
+    *,
+    bias: bool = True,
+) -> nn.Linear:
+    """The map, its weight drawn from N(0, 1 / code_dim) as OptVQ, SimVQ and VQGAN-LC do; the bias is torch's own."""
+    linear = nn.Linear(table_dim, code_dim, bias=bias)
+    nn.init.normal_(linear.weight, std=code_dim**-0.5)
+    return linear
+
+
+def mapped(
+    table: Tensor,  # [K, table_dim]
+    linear: nn.Linear,
+) -> Tensor:  # [K, d]
+    """The effective codebook in the working type, whatever the autocast; differentiable in all of its parts."""
+    dtype = working_dtype(table.dtype)
+    bias = None if linear.bias is None else linear.bias.to(dtype)
+    with torch.autocast(table.device.type, enabled=False):
+        return F.linear(table.to(dtype), linear.weight.to(dtype), bias)
