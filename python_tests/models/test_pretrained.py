@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 QUANTIZERS = {
     "vector": lambda: VectorQuantizer(50, 6, gradient="rotation"),
     "ema": lambda: EMAQuantizer(50, 6, revive_below=1.0),
-    "online": lambda: MultiScaleQuantizer(OnlineClusteringQuantizer(50, 6, anchors="random"), (1, 4)),
+    "online": lambda: OnlineClusteringQuantizer(50, 6, anchors="random"),
     "linear": lambda: LinearQuantizer(50, 6, table_dim=9, bias=False),
     "wasserstein": lambda: WassersteinQuantizer(50, 6, grad_to="both", squared=True),
     "frozen": lambda: WassersteinQuantizer(

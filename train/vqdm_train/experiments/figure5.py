@@ -36,7 +36,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from vqdm_cuda import Quantizer, VectorQuantizer, WassersteinQuantizer, criterion_triple, wasserstein_loss
+from vqdm_cuda import (
+    EMAQuantizer,
+    LinearQuantizer,
+    OnlineClusteringQuantizer,
+    Quantizer,
+    SinkhornQuantizer,
+    VectorQuantizer,
+    WassersteinQuantizer,
+    criterion_triple,
+    wasserstein_loss,
+)
 from vqdm_train.experiments.common import COLORS, Conclusion, Files, Results, log_axis, measure, new_axes, percent
 
 __all__ = ["FULL", "METHODS", "PUBLISHED", "QUICK", "Settings", "run"]
@@ -46,6 +56,7 @@ __all__ = ["FULL", "METHODS", "PUBLISHED", "QUICK", "Settings", "run"]
 class Settings:
     """All constants."""
 
+    distribution: str = "gaussian"  # or "uniform": features N(mean 1, I), or even in mean + [-1, 1]^d
     codebook_size: int = 16384
     code_dim: int = 8
     num_features: int = 50_000  # fresh ones in every step
@@ -59,7 +70,11 @@ class Settings:
             "wasserstein": tuple(map(float, range(9))),
             "wasserstein, rate-distortion target": (5.0,),
             "wasserstein, published constants": (0.0,),
-            "vanilla": (2.0,),
+            "vanilla": (0.0, 1.0, 2.0, 4.0, 5.0, 8.0),
+            "ema": (0.0, 1.0, 2.0, 4.0, 5.0, 8.0),
+            "linear": (0.0, 1.0, 2.0, 4.0, 5.0, 8.0),
+            "online": (0.0, 1.0, 2.0, 4.0, 5.0, 8.0),
+            "optvq": (0.0, 2.0, 5.0),
         }
     )
     curve_mean: float = 2.0  # at which the figure shows E, U, C and W over the steps, as the paper's does
@@ -86,6 +101,7 @@ class Method(NamedTuple):
     fit_from: float = 0.0  # the fraction of the steps after which the pull to the features sets in
     decay: float = 0.0  # the last fraction of the steps, in which the learning rate falls to 0 in a straight line
     published: str | None = None  # what it stands beside
+    num_features: int | None = None  # of a step, where it cannot afford as many as the others
 
 
 def _wasserstein(K: int, d: int, fit_weight: float, target: str = "features") -> Quantizer:
@@ -98,6 +114,22 @@ def _vanilla(K: int, d: int) -> Quantizer:
     return VectorQuantizer(K, d, init_std=1.0, codebook_weight=1.0 * d)
 
 
+def _ema(K: int, d: int) -> Quantizer:
+    return EMAQuantizer(K, d, decay=0.9, smoothing=1e-5, init_std=1.0)
+
+
+def _online(K: int, d: int) -> Quantizer:
+    return OnlineClusteringQuantizer(K, d, decay=0.9, anchors="closest", init_std=1.0, codebook_weight=1.0 * d)
+
+
+def _linear(K: int, d: int) -> Quantizer:
+    return LinearQuantizer(K, d, init_std=1.0, codebook_weight=1.0 * d)
+
+
+def _optvq(K: int, d: int) -> Quantizer:
+    return SinkhornQuantizer(K, d, init_std=1.0, linear_map=False, codebook_weight=1.0 * d)
+
+
 METHODS: dict[str, Method] = {
     "wasserstein": Method(partial(_wasserstein, fit_weight=1.0), 10.0, 0.2, 0.2, "wasserstein"),
     "wasserstein, rate-distortion target": Method(
@@ -105,6 +137,10 @@ METHODS: dict[str, Method] = {
     ),
     "wasserstein, published constants": Method(partial(_wasserstein, fit_weight=0.1), 3.0, published="wasserstein"),
     "vanilla": Method(_vanilla, 1.0, published="vanilla"),
+    "ema": Method(_ema, 0.0, published="ema"),
+    "linear": Method(_linear, 0.02, published="linear"),
+    "online": Method(_online, 3.0, published="online"),
+    "optvq": Method(_optvq, 3.0, num_features=4096),
 }
 
 # E, U, C and W after the last step, from the result files that the published code ships (gaussian_*_results.csv).
@@ -165,7 +201,8 @@ def _constants(settings: Settings, method: Method) -> dict[str, Any]:
     """All that makes a method what it is: a cell of other constants is measured again."""
     with torch.random.fork_rng(devices=[]):
         quantizer = method.make(settings.codebook_size, settings.code_dim)
-    return {"quantizer": quantizer.config, "lr": method.lr, "fit_from": method.fit_from, "decay": method.decay}
+    own = {"quantizer": quantizer.config, "lr": method.lr, "fit_from": method.fit_from, "decay": method.decay}
+    return own | ({} if method.num_features is None else {"num_features": method.num_features})
 
 
 def _train(settings: Settings, method: str, mean: float) -> dict[str, Any]:
@@ -175,8 +212,8 @@ def _train(settings: Settings, method: str, mean: float) -> dict[str, Any]:
         torch.manual_seed(settings.seed)
         quantizer = chosen.make(settings.codebook_size, d)
     features = torch.Generator().manual_seed(settings.seed + 1)
-    validation = torch.randn(settings.num_validation, d, generator=torch.Generator().manual_seed(settings.seed + 2))
-    validation += mean
+    num_features = chosen.num_features or settings.num_features
+    validation = _features(settings, settings.num_validation, torch.Generator().manual_seed(settings.seed + 2)) + mean
     parameters = quantizer.codebook_parameters()
     lr = settings.lr_factor * chosen.lr
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=settings.momentum) if parameters else None
@@ -185,7 +222,7 @@ def _train(settings: Settings, method: str, mean: float) -> dict[str, Any]:
     for step in range(1, settings.steps + 1):
         if isinstance(quantizer, VectorQuantizer):
             quantizer.codebook_weight = fit_weight if step > chosen.fit_from * settings.steps else 0.0
-        z = torch.randn(settings.num_features, d, generator=features) + mean
+        z = _features(settings, num_features, features) + mean
         loss = quantizer(z).loss
         if optimizer is not None:
             decay = chosen.decay * settings.steps
@@ -198,6 +235,12 @@ def _train(settings: Settings, method: str, mean: float) -> dict[str, Any]:
             for name, values in _metrics(validation, quantizer.codebook).items():
                 curve[name] += values
     return {"method": method, "mean": mean, **{name: curve[name][-1] for name in "EUCW"}, "curve": curve}
+
+
+def _features(settings: Settings, number: int, generator: torch.Generator) -> Tensor:  # [number, d], of mean 0
+    if settings.distribution == "uniform":
+        return 2 * torch.rand(number, settings.code_dim, generator=generator) - 1
+    return torch.randn(number, settings.code_dim, generator=generator)
 
 
 @torch.no_grad()
