@@ -51,14 +51,18 @@ void NearestCodeSearch::search(const Matrix& z, int64_t begin, int64_t end, Out*
 
   ExactBatch batch(codes_, filter_.rows, z);
   const int W = filter_.panel_width();
-  for (int64_t i = 0; i < count; ++i) {
-    const RowPlan& plan = work.pass.plan(i);
-    if (!plan.valid) continue;
-    if (!plan.exact_only) {
+  if (!survey_.outlier_panels().empty()) {
+    for (int64_t i = 0; i < count; ++i) {
+      const RowPlan& plan = work.pass.plan(i);
+      if (!plan.valid || plan.exact_only) continue;
       for (int64_t p : survey_.outlier_panels()) {
         batch.add(begin + i, p * W, std::min((p + 1) * W, codes_.K), &work.best[i]);
       }
     }
+    batch.flush();  // certify() asks for the best of them
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    if (!work.pass.plan(i).valid) continue;
     if (!work.pass.certify(i, codes_, batch, &work.best[i])) work.open.push_back(i);
   }
   if (!work.open.empty()) resolve_open(z, batch, work);

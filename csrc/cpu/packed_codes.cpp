@@ -89,6 +89,7 @@ void PackedCodes::encode_tile(const Matrix& z, const int64_t* rows, int count, i
     const double norm = std::sqrt(size.norm2), reach = norm + facts.norm;
     plan.exact_only = facts.exact_only || coder_.roundings() > kMaxRoundings || !(norm < 0x1p100) ||
                       !(reach < 0x1p500 * survey_.scale()) || !(facts.packed_bias + 2 * norm * facts.norm < 0x1p100);
+    plan.norm2 = size.norm2;
     norms[r] = norm;
     inverses[r] = coder_.inverse_row_unit(norm, size.largest);
     units[r] = 1 / inverses[r];
@@ -124,6 +125,13 @@ void PackedCodes::encode_tile(const Matrix& z, const int64_t* rows, int count, i
     plans[r].margin = float(margin);
     plans[r].exact_only = !(margin < 0x1p100);
   }
+}
+
+bool PackedCodes::all_beyond(const RowPlan& plan, float limit, double dist2) const {
+  // D_k = S_k + ||z'||^2 to within `rounding` above, S_k >= score_k - error, and the margin is at least twice the sum of
+  // both and of what rounding the limit to fp32 takes: so D_k >= limit - 2 margin + ||z'||^2.
+  const double scaled = dist2 * survey_.scale() * survey_.scale();
+  return scaled + 0x1p-40 * std::abs(scaled) < limit - 2.0 * plan.margin + plan.norm2;
 }
 
 }  // namespace vqdm::cpu

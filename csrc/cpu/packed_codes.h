@@ -17,6 +17,7 @@ struct RowPlan {
   bool valid = false;       // finite, and there is a code to choose
   bool exact_only = false;  // magnitudes outside what the filter can bound
   float margin = 0;         // a code whose score exceeds the smallest by more than this cannot win
+  double norm2 = 0;         // of the row, centred and scaled
 };
 
 class PackedCodes {
@@ -31,6 +32,10 @@ class PackedCodes {
   // [kTileRows]. Missing columns are zero. scratch: 2 kTileRows padded(d) doubles.
   void encode_tile(const Matrix& z, const int64_t* rows, int count, int32_t* words, float* factors, RowPlan* plans,
                    double* scratch) const;
+
+  // Whether every packed code is farther than dist2, the distance of one that is not; limit is the smallest score of
+  // the row plus its margin.
+  bool all_beyond(const RowPlan& plan, float limit, double dist2) const;
 
   const NearestCodeFilter& filter() const { return filter_; }
   int d() const { return codes_.d; }

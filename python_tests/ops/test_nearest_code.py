@@ -282,6 +282,24 @@ def test_outliers_among_codes_and_biases(outliers: int) -> None:
     assert_exact(z, e, -biases)
 
 
+@pytest.mark.cpu_only
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [0.0, 1e-40, 1e-9, 1e-3])
+def test_a_few_live_codes_beside_a_heap_of_dead_ones(spread: float, dtype: torch.dtype) -> None:
+    """What a collapse leaves. Rows near the few need not look at the heap, rows about halfway must."""
+    K, d, live = 2000, 5, 3
+    e = normal(K, d, dtype=torch.float64) * spread
+    at = torch.tensor([1, 700, K - 1])
+    e[at] = 5 + normal(live, d, seed=1, dtype=torch.float64)
+    e[: K // 2] += 0.5  # a heap that is not at the origin
+    heap, e = e[2].clone(), e.to(dtype)
+    steps = [0.0, *(sign * 10.0**-power for power in range(3, 18) for sign in (-1, 1))]
+    halfway = [(heap + code) / 2 + step * (code - heap) for code in e[at].double() for step in steps]
+    near = 5 + normal(100, d, seed=2, dtype=torch.float64)
+    _, indices = assert_exact(torch.cat([near, torch.stack(halfway)]).to(dtype), e)
+    assert 100 < torch.isin(indices, at).sum() < len(indices)
+
+
 def test_saturation_of_the_float32_result() -> None:
     dist2, _ = nearest_code(torch.zeros(1, 2), torch.full((1, 2), 1e30))
     assert bool(dist2.isinf())
