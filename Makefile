@@ -48,12 +48,12 @@ lint: $(VENV)/.test
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh')
 
 bench: $(VENV)/.test
-	$(PIP) faiss-cpu vector-quantize-pytorch==1.32.0 POT geomloss
+	$(PIP) faiss-cpu POT geomloss
 	$(BIN)/python -m bench.ops.bench_nearest_code
 	$(BIN)/python -m bench.ops.bench_code_sums
 	$(BIN)/python -m bench.ops.bench_gaussian_w2
 	$(BIN)/python -m bench.ops.bench_sinkhorn
-	$(BIN)/python -m bench.ops.bench_quantizer_step
+	$(BIN)/python -m bench.ops.bench_quantizers
 	$(BIN)/python -m bench.plot
 
 # The library and its CPU kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a build of its own.
@@ -68,7 +68,7 @@ gpu: export PYTHONPATH := .:train:python_tests
 gpu:
 	CUDAARCHS=$${CUDAARCHS:-90a} CMAKE_ARGS="-DVQDM_WITH_CUDA=ON" $(PYTHON) setup.py build_ext --inplace
 	$(PYTHON) -m pytest -m "not slow" -k "cuda or gpu" python_tests/ops
-	for op in nearest_code code_sums gaussian_w2 sinkhorn quantizer_step; do \
+	for op in nearest_code code_sums gaussian_w2 sinkhorn quantizers; do \
 	  $(PYTHON) -m bench.ops.bench_$$op --device cuda --seconds 3 --out $${OUT:-bench/results} || exit 1; done
 	for tool in $$(command -v compute-sanitizer >/dev/null && echo $(SANITIZE)); do \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 $(PYTHON) -m bench.sanitized || exit 1; done

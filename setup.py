@@ -91,7 +91,10 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "test": ["pytest", "hypothesis", "mpmath", "ruff==0.17.5", "mypy==2.4.1", "clang-format==23.1.5"],
+        "test": [
+            *("pytest", "hypothesis", "mpmath", "vector-quantize-pytorch==1.32.0"),
+            *("ruff==0.17.5", "mypy==2.4.1", "clang-format==23.1.5"),
+        ],
         "bench": ["faiss-cpu", "vector-quantize-pytorch==1.32.0", "POT", "geomloss"],  # peers to measure against
     },
     entry_points={"console_scripts": ["vqdm = vqdm_train.cli:main"]},

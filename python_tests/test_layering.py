@@ -13,7 +13,7 @@ LAYERS = [
     {"_version", "_C", "_library"},
     {"ops", "distributed"},
     {"matching"},
-    {"losses", "divergences", "criteria"},
+    {"losses", "divergences", "criteria", "kmeans"},
     {"quantizers"},
     {"models"},
 ]

@@ -9,6 +9,7 @@ from vqdm_cuda._library import build_info
 from vqdm_cuda._version import __version__
 from vqdm_cuda.criteria import Usage, criterion_triple, perplexity, quantization_error, utilization
 from vqdm_cuda.divergences import gaussian_bhattacharyya, gaussian_kl
+from vqdm_cuda.kmeans import kmeans
 from vqdm_cuda.losses import rate_distortion_gaussian, wasserstein_loss
 from vqdm_cuda.models import (
     Decoder,
@@ -27,12 +28,17 @@ from vqdm_cuda.ops.sinkhorn import sinkhorn
 from vqdm_cuda.ops.sqrtm import sqrtm
 from vqdm_cuda.quantizers import (
     EMAQuantizer,
+    FiniteScalarQuantizer,
+    IndexBackpropQuantizer,
     LinearQuantizer,
+    LookupFreeQuantizer,
     MultiHeadQuantizer,
     MultiScaleQuantizer,
+    NormalizedQuantizer,
     OnlineClusteringQuantizer,
     Quantized,
     Quantizer,
+    ResidualQuantizer,
     SinkhornQuantizer,
     VectorQuantizer,
     WassersteinQuantizer,
@@ -44,13 +50,18 @@ __all__ = [
     "EMAQuantizer",
     "Encoder",
     "EncoderNetwork",
+    "FiniteScalarQuantizer",
     "ImageTokenizer",
+    "IndexBackpropQuantizer",
     "LinearQuantizer",
+    "LookupFreeQuantizer",
     "MultiHeadQuantizer",
     "MultiScaleQuantizer",
+    "NormalizedQuantizer",
     "OnlineClusteringQuantizer",
     "Quantized",
     "Quantizer",
+    "ResidualQuantizer",
     "SinkhornQuantizer",
     "SmallDecoder",
     "SmallEncoder",
@@ -64,6 +75,7 @@ __all__ = [
     "gaussian_bhattacharyya",
     "gaussian_kl",
     "gaussian_w2",
+    "kmeans",
     "moments",
     "nearest_code",
     "perplexity",

@@ -58,7 +58,7 @@ def gather_rows(
     rows = rows.detach()
     if group is None:
         return rows
-    counts = all_gather(torch.tensor(rows.shape[0]), group).tolist()
+    counts = all_gather(torch.tensor(rows.shape[0], device="cpu"), group).tolist()
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: rows.shape[0]] = rows
     parts = all_gather(padded, group)
@@ -67,7 +67,7 @@ def gather_rows(
 
 def shared_seed(group: ProcessGroup | None) -> int:
     """A seed from torch's default generator on the CPU, of the first rank for all. Every rank must call, and draws."""
-    seed = torch.randint(2**63 - 1, ())
+    seed = torch.randint(2**63 - 1, (), device="cpu")
     return int(seed if group is None else all_gather(seed, group)[0])
 
 

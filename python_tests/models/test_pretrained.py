@@ -11,11 +11,16 @@ from safetensors.torch import load_file, save_file
 from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer, pretrained
 from vqdm_cuda.quantizers import (
     EMAQuantizer,
+    FiniteScalarQuantizer,
+    IndexBackpropQuantizer,
     LinearQuantizer,
+    LookupFreeQuantizer,
     MultiHeadQuantizer,
     MultiScaleQuantizer,
+    NormalizedQuantizer,
     OnlineClusteringQuantizer,
     Quantizer,
+    ResidualQuantizer,
     SinkhornQuantizer,
     VectorQuantizer,
     WassersteinQuantizer,
@@ -34,6 +39,7 @@ QUANTIZERS = {
     "ema": lambda: EMAQuantizer(50, 6, revive_below=1.0),
     "online": lambda: OnlineClusteringQuantizer(50, 6, anchors="random"),
     "linear": lambda: LinearQuantizer(50, 6, table_dim=9, bias=False),
+    "normalized": lambda: NormalizedQuantizer(50, 6, gradient="rotation", init_bound=0.5),
     "wasserstein": lambda: WassersteinQuantizer(50, 6, grad_to="both", squared=True),
     "frozen": lambda: WassersteinQuantizer(
         50, 6, freeze_codebook=True, codebook_weight=0.0, grad_to="features", target="gaussian", target_std=0.05
@@ -41,8 +47,14 @@ QUANTIZERS = {
     "queue": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6, queue_size=40), (1, 4), scale_weights=[1, 3]),
     "multi_scale": lambda: MultiScaleQuantizer(WassersteinQuantizer(50, 6), (1, (2, 1), 4), num_phi=2, phi_ratio=0.25),
     "sinkhorn": lambda: SinkhornQuantizer(50, 6, start_step=3, loss_form="l1", stats="local"),
+    "finite scalar": lambda: FiniteScalarQuantizer([8, 5, 5, 3, 2, 7]),
+    "lookup free": lambda: LookupFreeQuantizer(6, bit_order="big", temperature=0.5),
+    "index_backprop": lambda: IndexBackpropQuantizer(50, 6, entropy_weight=0.1, temperature=0.5),
     "heads": lambda: MultiHeadQuantizer(SinkhornQuantizer(50, 3, linear_map=False), 2, heads_first=True),
     "heads of wasserstein": lambda: MultiHeadQuantizer(WassersteinQuantizer(50, 2, queue_size=40), 3),
+    "heads of normalized": lambda: MultiHeadQuantizer(NormalizedQuantizer(50, 3), 2),
+    "residual": lambda: ResidualQuantizer(EMAQuantizer(50, 6, revive_below=1.0), 3),
+    "residual of wasserstein": lambda: ResidualQuantizer(WassersteinQuantizer(50, 6, queue_size=40), 2),
 }
 
 

@@ -271,6 +271,16 @@ def test_rotation_keeps_the_value_and_rotates_the_gradient():
         torch.testing.assert_close(z.grad[i], expected, rtol=1e-12, atol=1e-13)
 
 
+def test_rotation_has_the_gradient_of_vector_quantize_pytorch():
+    peer = pytest.importorskip("vector_quantize_pytorch.vector_quantize_pytorch")
+    codes, upstream = torch.randn(30, 4), torch.randn(30, 4)
+    ours = torch.randn(30, 4).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    pass_gradient(ours, codes, "rotation").backward(upstream)
+    peer.rotate_to(theirs, codes).backward(upstream)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("z", "z_q"),
     [([1.0, 0.0], [-2.0, 0.0]), ([0.0, 0.0], [1.0, 0.0]), ([1.0, 0.0], [0.0, 0.0]), ([0.0, 0.0], [0.0, 0.0])],

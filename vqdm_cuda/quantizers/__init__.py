@@ -2,10 +2,15 @@
 
 from vqdm_cuda.quantizers.base import Quantized, Quantizer
 from vqdm_cuda.quantizers.ema import EMAQuantizer
+from vqdm_cuda.quantizers.finite_scalar import FiniteScalarQuantizer
+from vqdm_cuda.quantizers.index_backprop import IndexBackpropQuantizer
 from vqdm_cuda.quantizers.linear import LinearQuantizer
+from vqdm_cuda.quantizers.lookup_free import LookupFreeQuantizer
 from vqdm_cuda.quantizers.multi_head import MultiHeadQuantizer
 from vqdm_cuda.quantizers.multi_scale import MultiScaleQuantizer
+from vqdm_cuda.quantizers.normalized import NormalizedQuantizer
 from vqdm_cuda.quantizers.online import OnlineClusteringQuantizer
+from vqdm_cuda.quantizers.residual import ResidualQuantizer
 from vqdm_cuda.quantizers.sinkhorn import SinkhornQuantizer
 from vqdm_cuda.quantizers.vector import VectorQuantizer
 from vqdm_cuda.quantizers.wasserstein import WassersteinQuantizer
@@ -18,9 +23,14 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
         EMAQuantizer,
         OnlineClusteringQuantizer,
         LinearQuantizer,
+        NormalizedQuantizer,
         WassersteinQuantizer,
         SinkhornQuantizer,
+        FiniteScalarQuantizer,
+        LookupFreeQuantizer,
+        IndexBackpropQuantizer,
         MultiHeadQuantizer,
+        ResidualQuantizer,
         MultiScaleQuantizer,
     )
 }
@@ -28,12 +38,17 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 __all__ = [
     "QUANTIZERS",
     "EMAQuantizer",
+    "FiniteScalarQuantizer",
+    "IndexBackpropQuantizer",
     "LinearQuantizer",
+    "LookupFreeQuantizer",
     "MultiHeadQuantizer",
     "MultiScaleQuantizer",
+    "NormalizedQuantizer",
     "OnlineClusteringQuantizer",
     "Quantized",
     "Quantizer",
+    "ResidualQuantizer",
     "SinkhornQuantizer",
     "VectorQuantizer",
     "WassersteinQuantizer",

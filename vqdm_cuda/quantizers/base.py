@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from vqdm_cuda.quantizers.options import check_count
+
 __all__ = ["Quantized", "Quantizer", "detached", "total"]
 
 
@@ -42,12 +44,7 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, codebook_size: int, code_dim: int) -> None:
         super().__init__()
-        name = type(self).__name__
-        for option, value in (("codebook_size", codebook_size), ("code_dim", code_dim)):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name}: expected {option} to be an int, got {type(value).__name__}")
-            if value < 1:
-                raise ValueError(f"{name}: expected {option} of at least 1, got {value}")
+        check_count(type(self).__name__, codebook_size=codebook_size, code_dim=code_dim)
         self.codebook_size = codebook_size
         self.code_dim = code_dim
 

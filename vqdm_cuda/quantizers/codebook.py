@@ -21,6 +21,7 @@ from vqdm_cuda.quantizers.gradient import GRADIENTS, pass_gradient
 from vqdm_cuda.quantizers.layout import working_dtype
 from vqdm_cuda.quantizers.lookup import lookup
 from vqdm_cuda.quantizers.nearest import nearest_step
+from vqdm_cuda.quantizers.options import check_not_negative, check_positive
 from vqdm_cuda.quantizers.per_vector import PerVectorQuantizer
 
 __all__ = ["CodebookQuantizer"]
@@ -35,7 +36,8 @@ class CodebookQuantizer(PerVectorQuantizer):
         commitment_weight: weight of the term that draws features to their codes (the papers' beta).
         codebook_weight: weight of the term that draws codes to their features; 0 where no code follows a loss.
         gradient: "straight_through" or "rotation": the gradient from z_q to z.
-        init_std: standard deviation of the initial table; None is d^-1/2, which gives codes of unit length on average.
+        init_std: standard deviation of the initial table; None is (numbers of its rows)^-1/2, which gives rows of unit
+            length on average.
         init_bound: draw the initial table evenly from [-init_bound, init_bound] instead.
         trained: the table is a parameter; else a buffer, which no optimizer can reach.
         table_dim: numbers of a row of the table, where they are not d.
@@ -58,22 +60,21 @@ class CodebookQuantizer(PerVectorQuantizer):
     ) -> None:
         super().__init__(codebook_size, code_dim)
         name = type(self).__name__
-        for option, value in (("commitment_weight", commitment_weight), ("codebook_weight", codebook_weight)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: expected {option} to be finite and not negative, got {value}")
+        check_not_negative(name, commitment_weight=commitment_weight, codebook_weight=codebook_weight)
         if gradient not in GRADIENTS:
             raise ValueError(f"{name}: expected gradient to be one of {GRADIENTS}, got {gradient!r}")
         for option, given in (("init_std", init_std), ("init_bound", init_bound)):
-            if given is not None and not 0 < given < float("inf"):
-                raise ValueError(f"{name}: expected {option} to be finite and positive, got {given}")
+            if given is not None:
+                check_positive(name, **{option: given})
         if init_std is not None and init_bound is not None:
             raise ValueError(f"{name}: expected init_std or init_bound, got both, {init_std} and {init_bound}")
         self.commitment_weight = commitment_weight
         self.codebook_weight = codebook_weight
         self.gradient = gradient
-        self.init_std = code_dim**-0.5 if init_std is None and init_bound is None else init_std
+        width = code_dim if table_dim is None else table_dim
+        self.init_std = width**-0.5 if init_std is None and init_bound is None else init_std
         self.init_bound = init_bound
-        table = torch.empty(codebook_size, code_dim if table_dim is None else table_dim)
+        table = torch.empty(codebook_size, width)
         self.weight: Tensor
         if trained:
             self.weight = nn.Parameter(table)
@@ -108,8 +109,8 @@ class CodebookQuantizer(PerVectorQuantizer):
             raise TypeError(f"{name}: expected table to be a floating point tensor, got {got}")
         if table.shape != self.weight.shape:
             raise ValueError(f"{name}: expected table {list(self.weight.shape)}, got {list(table.shape)}")
-        if not table.isfinite().all():
-            raise ValueError(f"{name}: expected finite numbers in table, got NaN or Inf")
+        if not table.to(self.weight.dtype).isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers of {self.weight.dtype} in table, got NaN or Inf")
         self.weight.copy_(table)
 
     @property
@@ -133,11 +134,15 @@ class CodebookQuantizer(PerVectorQuantizer):
         return [self.weight] if isinstance(self.weight, nn.Parameter) else []
 
     def quantize(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        e = self.codebook.clone() if self.moves_table else self.codebook
+        e = self._copied_codebook() if self.moves_table and self.training else self.codebook
         z_q, indices, commitment, codebook = nearest_step(rows, e)
         if self.gradient != "straight_through":
             z_q = self.pass_gradient(rows, z_q)
         return z_q, indices, self._terms(commitment, codebook)
+
+    @torch.compiler.disable  # in a compiled graph the backward pass would take the copy again, after `update`
+    def _copied_codebook(self) -> Tensor:
+        return self.codebook.clone()
 
     @torch.no_grad()
     def assign(self, rows: Tensor) -> Tensor:

@@ -12,5 +12,5 @@ def drawn_rows(
     seed: int,
 ) -> Tensor:  # [number, d]
     """Rows in a random order that hangs on the seed and N alone, each once before any comes again."""
-    order = torch.randperm(rows.shape[0], generator=torch.Generator().manual_seed(seed))
-    return rows[order[torch.arange(number) % rows.shape[0]].to(rows.device)]
+    order = torch.randperm(rows.shape[0], device="cpu", generator=torch.Generator("cpu").manual_seed(seed))
+    return rows[order[torch.arange(number, device="cpu") % rows.shape[0]].to(rows.device)]

@@ -6,11 +6,12 @@ With n_k features of code k in a step, s_k their sum, g the decay and K codes:
     e_k = m_k / N~_k                    N~_k = (N_k + eps) / (N + K eps) N,   N = sum_k N_k       (Laplace smoothing)
     loss = commitment_weight mean((z - sg z_q)^2)
 
-z_q is of the codes before the step. N starts at 1 and m at e, so that a code that nobody selects stays where it is:
-where N starts at 0, as in some public code, the first step throws such codes far away, for good.
+z_q is of the codes before the step. N starts at 1 and m at e, so that a code that nobody selects stays where it is
+while its N is far above eps (then, after about log eps / log g steps, it sinks to 0): where N starts at 0, as in some
+public code, the first step throws such codes far away, for good.
 
 Dead codes: with `revive_below`, a code with N_k below it starts again at one of the step's features, chosen at random,
-with N_k = revive_below and m_k = N_k e_k (RQ-VAE, Lee et al. 2022, has 1).
+no feature twice before each was once, with N_k = revive_below and m_k = N_k e_k (RQ-VAE, Lee et al. 2022, has 1).
 """
 
 from typing import Any, ClassVar
@@ -22,6 +23,8 @@ from vqdm_cuda.distributed import all_reduce_sum, gather_rows, shared_seed
 from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.quantizers.codebook import CodebookQuantizer
 from vqdm_cuda.quantizers.draws import drawn_rows
+from vqdm_cuda.quantizers.options import check_decay, check_not_negative, check_positive
+from vqdm_cuda.quantizers.state import move
 
 __all__ = ["EMAQuantizer"]
 
@@ -30,10 +33,12 @@ class EMAQuantizer(CodebookQuantizer):
     """Nearest-code quantizer whose codebook is an exponential moving average of the features.
 
     Counts and sums are those of all ranks of `group`, so codebook and averages are equal on all of them. A step in
-    which a feature is not finite leaves both as they were.
+    which a feature is not finite, or that has no features, leaves both as they were; so does one whose averages their
+    type cannot hold. Activation checkpointing would run the pass twice, the second time on codes that have moved: leave
+    the quantizer out of it.
 
     Args:
-        decay: g, from 0 to 1. 0.99 in VQGAN's and RQ-VAE's code; vector-quantize-pytorch's default is 0.8.
+        decay: g, from 0 to less than 1. 0.99 in VQGAN's and RQ-VAE's code; vector-quantize-pytorch's default is 0.8.
         smoothing: eps.
         revive_below: N_k under which a code starts anew; 0 never does. Asks for features of all ranks in every step,
             and draws from torch's default generator on the CPU.
@@ -42,6 +47,7 @@ class EMAQuantizer(CodebookQuantizer):
 
     kind: ClassVar[str] = "ema"
     moves_table: ClassVar[bool] = True
+    trains_maps: ClassVar[bool] = False  # the commitment term alone, which is the features'
 
     def __init__(
         self,
@@ -67,12 +73,9 @@ class EMAQuantizer(CodebookQuantizer):
             trained=False,
         )
         name = type(self).__name__
-        if not 0 <= decay < 1:
-            raise ValueError(f"{name}: expected decay from 0 to less than 1, got {decay}")
-        if not 0 < smoothing < float("inf"):
-            raise ValueError(f"{name}: expected smoothing to be finite and positive, got {smoothing}")
-        if not 0 <= revive_below < float("inf"):
-            raise ValueError(f"{name}: expected revive_below to be finite and not negative, got {revive_below}")
+        check_decay(name, decay)
+        check_positive(name, smoothing=smoothing)
+        check_not_negative(name, revive_below=revive_below)
         self.decay = decay
         self.smoothing = smoothing
         self.revive_below = revive_below
@@ -121,13 +124,14 @@ class EMAQuantizer(CodebookQuantizer):
         total = counts.sum()
         smoothed = (counts + self.smoothing) / (total + K * self.smoothing) * total
         codes = sums / smoothed[:, None]
-        # A feature that is not finite shows in the sums; chosen on the device, so that the host need not wait.
-        finite = new_sums.isfinite().all()
-        if self.revive_below and new_counts.any():
+        # A feature that is not finite shows in the sums.
+        moves = new_counts.any() & new_sums.isfinite().all()
+        features = gather_rows(rows, self.group) if self.revive_below else rows
+        if self.revive_below and features.shape[0]:
             dead = counts < self.revive_below
-            fresh = drawn_rows(gather_rows(rows, self.group), K, shared_seed(self.group))
+            drawn = drawn_rows(features, K, shared_seed(self.group))
+            fresh = drawn[dead.cumsum(0) - 1]  # the first dead code takes the first, and so on
             codes = torch.where(dead[:, None], fresh, codes)
             counts = torch.where(dead, self.revive_below, counts)
             sums = torch.where(dead[:, None], self.revive_below * codes, sums)
-        for state, new in ((self.counts, counts), (self.sums, sums), (self.weight, codes)):
-            state.copy_(torch.where(finite, new.to(state.dtype), state))
+        move([(self.counts, counts), (self.sums, sums), (self.weight, codes)], moves)

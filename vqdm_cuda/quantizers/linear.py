@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vqdm_cuda.quantizers.codebook import CodebookQuantizer
-from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map
+from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map, reset_linear_map
+from vqdm_cuda.quantizers.options import check_bool, check_count
 
 __all__ = ["LinearQuantizer"]
 
@@ -26,7 +27,8 @@ class LinearQuantizer(CodebookQuantizer):
         table_dim: numbers of a row of the table; None is d. Another than d is VQGAN-LC's.
         bias: of the map; SimVQ and VQGAN-LC have one, vector-quantize-pytorch's SimVQ has none.
         codebook_weight: weight of the term that draws codes to their features, by the map.
-        init_std, init_bound: of the table, as in `VectorQuantizer`. The map's weight is drawn from N(0, 1/d).
+        init_std, init_bound: of the table; where neither is given, N(0, 1/table_dim). The map's weight is drawn from
+            N(0, 1/d).
         Others as in `VectorQuantizer`.
     """
 
@@ -46,12 +48,9 @@ class LinearQuantizer(CodebookQuantizer):
         init_bound: float | None = None,
     ) -> None:
         name = type(self).__name__
-        if table_dim is not None and (not isinstance(table_dim, int) or isinstance(table_dim, bool)):
-            raise TypeError(f"{name}: expected table_dim to be an int or None, got {type(table_dim).__name__}")
-        if table_dim is not None and table_dim < 1:
-            raise ValueError(f"{name}: expected table_dim of at least 1, got {table_dim}")
-        if not isinstance(bias, bool):
-            raise TypeError(f"{name}: expected bias to be true or false, got {type(bias).__name__}")
+        if table_dim is not None:
+            check_count(name, table_dim=table_dim)
+        check_bool(name, bias=bias)
         super().__init__(
             codebook_size,
             code_dim,
@@ -64,6 +63,11 @@ class LinearQuantizer(CodebookQuantizer):
             table_dim=table_dim,
         )
         self.linear_map = new_linear_map(self.weight.shape[1], code_dim, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Draws the table and the map anew."""
+        super().reset_parameters()
+        reset_linear_map(self.linear_map)
 
     @property
     def codebook(self) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vqdm_cuda.quantizers.layout import working_dtype
 
-__all__ = ["mapped", "new_linear_map"]
+__all__ = ["mapped", "new_linear_map", "reset_linear_map"]
 
 
 def new_linear_map(
@@ -18,10 +18,21 @@ def new_linear_map(
     *,
     bias: bool = True,
 ) -> nn.Linear:
-    """The map, its weight drawn from N(0, 1 / code_dim) as OptVQ, SimVQ and VQGAN-LC do; the bias is torch's own."""
+    """The map, its weight drawn from N(0, 1 / code_dim) as OptVQ and VQGAN-LC do; the bias is torch's own, as in
+    SimVQ's code the weight is too (a standard deviation smaller by the root of 3)."""
     linear = nn.Linear(table_dim, code_dim, bias=bias)
-    nn.init.normal_(linear.weight, std=code_dim**-0.5)
+    _draw_weight(linear)
     return linear
+
+
+def reset_linear_map(linear: nn.Linear) -> None:
+    """Draws the map anew, as `new_linear_map` does."""
+    linear.reset_parameters()
+    _draw_weight(linear)
+
+
+def _draw_weight(linear: nn.Linear) -> None:
+    nn.init.normal_(linear.weight, std=linear.out_features**-0.5)
 
 
 def mapped(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vqdm_cuda.quantizers.base import Quantized, Quantizer
 from vqdm_cuda.quantizers.layout import check_features, features_from_rows, index_shape, rows_from_features
+from vqdm_cuda.quantizers.options import check_bool, check_count
 from vqdm_cuda.quantizers.structure import Structure
 
 __all__ = ["MultiHeadQuantizer"]
@@ -34,14 +35,8 @@ class MultiHeadQuantizer(Structure):
     kind: ClassVar[str] = "multi_head"
 
     def __init__(self, inner: Quantizer, num_heads: int, *, heads_first: bool = False) -> None:
-        if not isinstance(num_heads, int) or isinstance(num_heads, bool):
-            raise TypeError(f"MultiHeadQuantizer: expected num_heads to be an int, got {type(num_heads).__name__}")
-        if not isinstance(heads_first, bool):
-            raise TypeError(
-                f"MultiHeadQuantizer: expected heads_first to be true or false, got {type(heads_first).__name__}"
-            )
-        if num_heads < 1:
-            raise ValueError(f"MultiHeadQuantizer: expected num_heads of at least 1, got {num_heads}")
+        check_count("MultiHeadQuantizer", num_heads=num_heads)
+        check_bool("MultiHeadQuantizer", heads_first=heads_first)
         why = "a head is a list of pieces of vectors without height and width"
         super().__init__(inner, why, num_pieces=num_heads)
         self.num_heads = num_heads

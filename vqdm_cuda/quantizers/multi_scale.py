@@ -88,6 +88,11 @@ class MultiScaleQuantizer(Structure):
         self.scale_weights = None if scale_weights is None else list(scale_weights)
         self._weights = None if scale_weights is None else normalized_weights(scale_weights, T)
         self.phi = Phi(self.code_dim, T, kernel_size=phi_kernel_size, ratio=phi_ratio, num_phi=num_phi)
+        if len(self.phi) and not self.inner.trains_maps:
+            raise ValueError(
+                f"MultiScaleQuantizer: expected num_phi None with inner {type(self.inner).__name__}, no term of whose "
+                f"loss would train a phi, got {num_phi}"
+            )
         self.usage: Tensor
         self.register_buffer("usage", torch.zeros(T, self.codebook_size))
         self.pyramid = Pyramid(self.scales)

@@ -25,17 +25,24 @@ from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.ops.nearest_code import nearest_code
 from vqdm_cuda.quantizers.codebook import CodebookQuantizer
 from vqdm_cuda.quantizers.draws import drawn_rows
+from vqdm_cuda.quantizers.options import check_decay
+from vqdm_cuda.quantizers.state import move
 
 __all__ = ["OnlineClusteringQuantizer"]
 
 ANCHORS = ("closest", "random", "probabilistic")
+
+# A smaller part of the way to an anchor moves no digit of a code, unless the anchor is thousands of times as far away.
+_STILL = 2.0**-64
 
 
 class OnlineClusteringQuantizer(CodebookQuantizer):
     """Nearest-code quantizer that draws unused codes to the features.
 
     Distances are Euclidean (the published code has cosines as another choice, and no exchange between ranks). A step
-    in which a feature is not finite moves nothing. The optimizer's momentum of a code that moved is left alone.
+    in which a feature is not finite, or whose codes their type cannot hold, moves nothing. The optimizer's momentum of
+    a code that moved is left alone. Activation checkpointing would run the pass twice, the second time on codes that
+    have moved: leave the quantizer out of it.
 
     Args:
         decay: g, from 0 to less than 1.
@@ -70,8 +77,7 @@ class OnlineClusteringQuantizer(CodebookQuantizer):
             init_bound=init_bound,
         )
         name = type(self).__name__
-        if not 0 <= decay < 1:
-            raise ValueError(f"{name}: expected decay from 0 to less than 1, got {decay}")
+        check_decay(name, decay)
         if anchors not in ANCHORS:
             raise ValueError(f"{name}: expected anchors to be one of {ANCHORS}, got {anchors!r}")
         self.decay = decay
@@ -104,23 +110,26 @@ class OnlineClusteringQuantizer(CodebookQuantizer):
         if features.shape[0] == 0:
             return
         usage = torch.lerp(counts.double() / features.shape[0], self.usage.double(), self.decay)
-        move = torch.exp(-10 * K * usage / (1 - self.decay) - 1e-3)[:, None]
-        codes = torch.lerp(self.weight.double(), self._anchors(features).double(), move)
-        finite = features.isfinite().all()  # chosen on the device, so that the host need not wait
-        for state, new in ((self.usage, usage), (self.weight, codes)):
-            state.copy_(torch.where(finite, new.to(state.dtype), state))
+        way = torch.exp(-10 * K * usage / (1 - self.decay) - 1e-3)
+        moving = (way > _STILL).nonzero()[:, 0]  # well used codes need no anchor, which saves most of the search
+        codes = self.weight.double()
+        anchors = self._anchors(self.weight[moving], features).double()
+        codes[moving] = torch.lerp(codes[moving], anchors, way[moving, None])
+        move([(self.usage, usage), (self.weight, codes)], features.isfinite().all())
 
     def _anchors(
         self,
+        codes: Tensor,  # [k, d] those that move, the same on all ranks
         features: Tensor,  # [N, d] of all ranks
-    ) -> Tensor:  # [K, d]
+    ) -> Tensor:  # [k, d]
+        number = codes.shape[0]
         if self.anchors == "random":
-            return drawn_rows(features, self.codebook_size, shared_seed(self.group))
+            return drawn_rows(features, number, shared_seed(self.group))
         seed = shared_seed(self.group) if self.anchors == "probabilistic" else 0
         rank, ranks = (0, 1) if self.group is None else (dist.get_rank(self.group), dist.get_world_size(self.group))
-        first, last = self.codebook_size * rank // ranks, self.codebook_size * (rank + 1) // ranks
-        chosen = torch.zeros(self.codebook_size, dtype=torch.int64, device=features.device)
-        chosen[first:last] = self._chosen(self.weight[first:last], features, seed, first)
+        first, last = number * rank // ranks, number * (rank + 1) // ranks
+        chosen = torch.zeros(number, dtype=torch.int64, device=features.device)
+        chosen[first:last] = self._chosen(codes[first:last], features, seed, first)
         if self.group is not None:
             chosen = all_reduce_sum(chosen, self.group)
         return features.index_select(0, chosen)
@@ -130,7 +139,7 @@ class OnlineClusteringQuantizer(CodebookQuantizer):
         codes: Tensor,  # [k, d] some of the codes
         features: Tensor,  # [N, d]
         seed: int,
-        first: int,  # the number of the first of these codes among all
+        first: int,  # the number of the first of these codes among those that move
     ) -> Tensor:  # [k] int64
         """The number of each code's anchor among the features."""
         if self.anchors == "closest":

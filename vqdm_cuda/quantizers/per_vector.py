@@ -8,7 +8,7 @@ and `update` then moves what no gradient moves: averages, counts, codes that nob
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ __all__ = ["PerVectorQuantizer"]
 class PerVectorQuantizer(Quantizer):
     """A quantizer in which the index of a vector, as `encode` gives it, depends on that vector alone."""
 
+    trains_maps: ClassVar[bool] = True  # its loss trains what stands between codes and z_q, as the phi of scales do
     queue_size: int = 0  # of how many vectors, of earlier steps too, `matching_terms` keeps a set; 0: its rows alone
 
     @property
@@ -111,7 +112,8 @@ class PerVectorQuantizer(Quantizer):
             if self.training:
                 self.update(rows.detach(), indices)
         z_q = features_from_rows(z_q.to(z.dtype), index_shape(z))
-        quantized = Quantized(z_q, indices.view(index_shape(z)), total(terms))
+        loss = total(terms) if terms else rows.new_zeros(())
+        quantized = Quantized(z_q, indices.view(index_shape(z)), loss)
         return (quantized, detached(terms)) if return_terms else quantized
 
     @torch.no_grad()

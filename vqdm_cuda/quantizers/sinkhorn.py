@@ -23,6 +23,7 @@ from vqdm_cuda.quantizers.cross_entropy import distance_cross_entropy
 from vqdm_cuda.quantizers.layout import working_dtype
 from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map
 from vqdm_cuda.quantizers.lookup import lookup
+from vqdm_cuda.quantizers.options import check_bool
 from vqdm_cuda.quantizers.vector import VectorQuantizer
 
 __all__ = ["SinkhornQuantizer"]
@@ -89,14 +90,7 @@ class SinkhornQuantizer(VectorQuantizer):
         check_options(name, eps, num_iters, cost, normalize, floor, stats)
         if loss_form not in LOSS_FORMS:
             raise ValueError(f"{name}: expected loss_form to be one of {LOSS_FORMS}, got {loss_form!r}")
-        switches = (
-            ("sample", sample),
-            ("sinkhorn_at_evaluation", sinkhorn_at_evaluation),
-            ("linear_map", linear_map),
-        )
-        for option, value in switches:
-            if not isinstance(value, bool):
-                raise TypeError(f"{name}: expected {option} to be true or false, got {type(value).__name__}")
+        check_bool(name, sample=sample, sinkhorn_at_evaluation=sinkhorn_at_evaluation, linear_map=linear_map)
         if not isinstance(start_step, int) or isinstance(start_step, bool):
             raise TypeError(f"{name}: expected start_step to be an int, got {type(start_step).__name__}")
         if not 0 <= start_step < 2**62:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vqdm_cuda.losses import TARGETS, check_wasserstein_options, wasserstein_loss, wasserstein_to_gaussian
 from vqdm_cuda.quantizers.layout import working_dtype
+from vqdm_cuda.quantizers.options import check_not_negative
 from vqdm_cuda.quantizers.queue import FeatureQueue
 from vqdm_cuda.quantizers.vector import VectorQuantizer
 
@@ -80,10 +81,7 @@ class WassersteinQuantizer(VectorQuantizer):
         _check_queue_size(name, queue_size)
         if unbiased and codebook_size < 2 and target != "gaussian":
             raise ValueError(f"{name}: expected codebook_size >= 2 where unbiased, got {codebook_size}")
-        if not 0 <= wasserstein_weight < float("inf"):
-            raise ValueError(
-                f"{name}: expected wasserstein_weight to be finite and not negative, got {wasserstein_weight}"
-            )
+        check_not_negative(name, wasserstein_weight=wasserstein_weight)
         self.wasserstein_weight = wasserstein_weight
         self.grad_to = grad_to
         self.squared = squared
