@@ -101,17 +101,20 @@ def test_setting_of_optvq(setting: str, key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("quantizer.sinkhorn.eps=0", "quantizer.sinkhorn: expected eps > 0, got 0.0"),
-        ("quantizer.sinkhorn.num_iters=-1", "quantizer.sinkhorn: expected num_iters >= 0, got -1"),
+        (
+            "quantizer.sinkhorn.eps=0",
+            "quantizer: SinkhornQuantizer: expected eps > 0 and floor >= 0, both finite, got 0.0",
+        ),
+        ("quantizer.sinkhorn.num_iters=-1", "quantizer: SinkhornQuantizer: expected num_iters from 0 to 2^31, got -1"),
         ("quantizer.sinkhorn.cost=cosine", "config: expected quantizer.sinkhorn.cost to be one of euclidean, sqeucl"),
         (
             "quantizer.sinkhorn.epsilon=1",
             "--set: unknown key quantizer.sinkhorn.epsilon; did you mean quantizer.sinkho",
         ),
         ("quantizer.num_heads=0", "quantizer: expected num_heads >= 1, and 1 with scales, got 0"),
-        ("quantizer.num_heads=3", "config: expected quantizer.num_heads to divide model.latent_channels 32, got 3"),
-        ("quantizer.freeze_codebook=true", "quantizer: expected codebook_weight=0 with freeze_codebook=true"),
-        ("quantizer.wasserstein_weight=1", "quantizer: expected wasserstein_weight only in a wasserstein quantizer"),
+        ("quantizer.num_heads=3", "quantizer: expected num_heads to divide the 32 latent channels, got 3"),
+        ("quantizer.freeze_codebook=true", "quantizer: expected freeze_codebook only with kind=vector or wasserstein"),
+        ("quantizer.wasserstein_weight=1", "quantizer: expected wasserstein_weight only with kind=wasserstein"),
         ("model.base_channels=64", "model: expected base_channels only in a vqgan network, got base_channels=64"),
         ("model.attention=false", "model: expected attention only in a vqgan network, got attention=False"),
         (
@@ -127,17 +130,17 @@ def test_bad_setting_of_optvq(setting: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("start", "settings", "message"),
     [
-        (demo, ["quantizer.sinkhorn.eps=1"], "quantizer: expected sinkhorn.eps only in a sinkhorn quantizer, got 1.0"),
+        (demo, ["quantizer.sinkhorn.eps=1"], "quantizer: expected sinkhorn.eps only with kind=sinkhorn, got"),
         (demo, ["quantizer.num_heads=2"], "quantizer: expected num_heads >= 1, and 1 with scales, got 2"),
         (
             optvq_digits,
             ["quantizer.codebook_weight=0", "quantizer.freeze_codebook=true"],
-            "quantizer: expected freeze_codebook=false of kind sinkhorn, got true",
+            "quantizer: expected freeze_codebook only with kind=vector or wasserstein, got",
         ),
         (
             optvq_digits,
             ["quantizer.scales=1,4", "quantizer.sinkhorn.loss_form=ce"],
-            "quantizer: expected sinkhorn.loss_form l2 or l1, and neither",
+            "quantizer: MultiScaleQuantizer: expected inner loss_form 'l2' or 'l1'",
         ),
         (
             lambda: PRESETS["optvq-mnist"](),
@@ -179,7 +182,8 @@ def test_setting(setting: str, key: str, value: object) -> None:
 NUMBERS = {key: "2" if isinstance(v, int) else "0.25" for key, v in flatten(demo()).items() if type(v) in (int, float)}
 FIXED_BY_OTHERS = {
     *("data.image_size", "data.in_channels", "quantizer.num_heads"),
-    *(key for key in NUMBERS if key.startswith("quantizer.sinkhorn.")),
+    *("quantizer.phi_kernel_size", "quantizer.residual_depth"),
+    *(key for key in NUMBERS if key.startswith("quantizer.") and key.count(".") == 2),  # of other kinds
     *("model.base_channels", "model.latent_kernel_size", "model.patch_size"),
 }
 
@@ -236,7 +240,7 @@ def test_frozen() -> None:
         ("quantizer.squared=1", "config: expected quantizer.squared to be true or false, got 1"),
         (
             "quantizer.kind=fancy",
-            'config: expected quantizer.kind to be one of vector, wasserstein, sinkhorn, got "fancy"',
+            "config: expected quantizer.kind to be one of vector, ema, online, linear, normalized, wasserstein",
         ),
         ("optimizer.betas=0.5", "config: expected optimizer.betas to be a list of 2 float, got [0.5]"),
         ("optimizer.betas=null", "config: expected optimizer.betas to be a list of 2 float, got null"),
@@ -261,22 +265,40 @@ def test_frozen() -> None:
         ("model.init_gain=0", "model: expected init_gain > 0 and residual_gain >= 0, got 0.0 and "),
         ("model.num_res_blocks=0", "model: expected num_res_blocks >= 1, got 0"),
         ("quantizer.scales=1,3,2,8", "quantizer: expected scales that grow from 1 or more, got [1, 3, 2, 8]"),
-        ("quantizer.codebook_size=0", "quantizer: expected codebook_size >= 1, got 0"),
-        ("quantizer.init_std=-1", "quantizer: expected init_std and cov_scale > 0, got -1.0 and 1.0"),
-        ("quantizer.init_bound=-1", "quantizer: expected init_bound > 0, and no init_std beside it, got -1.0 and 0.65"),
-        ("quantizer.init_bound=1", "quantizer: expected init_bound > 0, and no init_std beside it, got 1.0 and 0.65"),
-        ("quantizer.freeze_codebook=true", "quantizer: expected codebook_weight=0 with freeze_codebook=true, got 1.0"),
+        ("quantizer.codebook_size=0", "quantizer: WassersteinQuantizer: expected codebook_size of at least 1, got 0"),
+        ("quantizer.init_std=-1", "quantizer: WassersteinQuantizer: expected init_std to be finite and positive, got"),
+        ("quantizer.init_bound=-1", "quantizer: WassersteinQuantizer: expected init_bound to be finite and positive"),
+        (
+            "quantizer.init_bound=1",
+            "quantizer: WassersteinQuantizer: expected init_std or init_bound, got both, 0.65 and",
+        ),
+        (
+            "quantizer.freeze_codebook=true",
+            "quantizer: WassersteinQuantizer: expected codebook_weight 0 with freeze_codebook",
+        ),
         (
             "quantizer.target=gaussian",
-            "quantizer: expected target_std > 0 with target=gaussian, and null with any other",
+            "quantizer: WassersteinQuantizer: expected target_std > 0 with target 'gaussian'",
         ),
-        ("quantizer.target_std=1", "quantizer: expected target_std > 0 with target=gaussian, and null with any other"),
-        ("quantizer.queue_size=1", "quantizer: expected queue_size 0 or at least 2, got 1"),
-        ("quantizer.queue_size=-2", "quantizer: expected queue_size 0 or at least 2, got -2"),
-        ("quantizer.tau=-1", "quantizer: expected tau >= 0, got -1.0"),
-        ("quantizer.scale_weights=1,2", "quantizer: expected one of scale_weights for each of 6 scales, none negative"),
-        ("quantizer.scale_weights=0,0,0,0,0,0", "quantizer: expected one of scale_weights for each of 6 scales, none"),
-        ("quantizer.commitment_weight=-1", "quantizer: expected commitment_weight >= 0, got -1.0"),
+        ("quantizer.target_std=1", "quantizer: WassersteinQuantizer: expected target_std only with target 'gaussian'"),
+        (
+            "quantizer.queue_size=1",
+            "quantizer: WassersteinQuantizer: expected queue_size 0 (the batch alone) or at least",
+        ),
+        (
+            "quantizer.queue_size=-2",
+            "quantizer: WassersteinQuantizer: expected queue_size 0 (the batch alone) or at least",
+        ),
+        ("quantizer.tau=-1", "quantizer: WassersteinQuantizer: expected tau >= 0, got -1.0"),
+        (
+            "quantizer.scale_weights=1,2",
+            "quantizer: MultiScaleQuantizer: expected scale_weights to be 6 finite numbers",
+        ),
+        ("quantizer.scale_weights=0,0,0,0,0,0", "quantizer: MultiScaleQuantizer: expected scale_weights to be 6"),
+        (
+            "quantizer.commitment_weight=-1",
+            "quantizer: WassersteinQuantizer: expected commitment_weight to be finite and",
+        ),
         ("loss.l1_weight=-1", "loss: expected l1_weight and l2_weight >= 0 and not both 0"),
         ("optimizer.lr=0", "optimizer: expected lr and codebook_lr > 0"),
         ("optimizer.betas=0.9,1", "optimizer: expected betas in [0, 1), got [0.9, 1.0]"),
@@ -297,37 +319,40 @@ def test_bad_setting(setting: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("off", "setting", "system"),
     [
-        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.squared=true", "wasserstein"),
-        (["quantizer.kind=vector"], "quantizer.wasserstein_weight=3", "wasserstein"),
-        (["quantizer.scales="], "quantizer.matching=per_scale", "multi-scale"),
-        (["quantizer.scales="], "quantizer.num_phi=1", "multi-scale"),
-        (["quantizer.scales="], "quantizer.scale_weights=1,2", "multi-scale"),
-        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.queue_size=9", "wasserstein"),
-        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.target_std=9", "wasserstein"),
+        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.squared=true", "kind=wasserstein"),
+        (["quantizer.kind=vector"], "quantizer.wasserstein_weight=3", "kind=wasserstein"),
+        (["quantizer.scales="], "quantizer.matching=per_scale", "scales"),
+        (["quantizer.scales="], "quantizer.num_phi=1", "scales"),
+        (["quantizer.scales="], "quantizer.scale_weights=1,2", "scales"),
+        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.queue_size=9", "kind=wasserstein"),
+        (["quantizer.kind=vector", "quantizer.wasserstein_weight=0"], "quantizer.target_std=9", "kind=wasserstein"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(off: list[str], setting: str, system: str) -> None:
     start = dataclasses.replace(demo(), quantizer=QuantizerConfig(scales=(1, 8)))
     changed = change(start, *off)
     option = setting.split(".")[1].split("=")[0]
-    with pytest.raises(ValueError, match=f"quantizer: expected {option} only in a {system} quantizer, got {option}="):
+    with pytest.raises(ValueError, match=f"quantizer: expected {option} only with {system}, got {option}="):
         change(changed, setting)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["target=gaussian", "target_std=1"], "grad_to=features with target=gaussian .*, got codebook"),
+        (["target=gaussian", "target_std=1"], "grad_to 'features' with target 'gaussian'.*, got 'codebook'"),
         (
             ["target=gaussian", "target_std=1", "grad_to=features", "normalize=features"],
-            "normalize=null .*got features",
+            "normalize None with target 'gaussian'.*got 'features'",
         ),
-        (["target=features", "freeze_codebook=true", "codebook_weight=0"], "grad_to=features .*, got codebook"),
-        (["queue_size=99", "matching=per_scale"], "matching=pooled with a queue_size, got per_scale"),
+        (
+            ["target=features", "freeze_codebook=true", "codebook_weight=0"],
+            "grad_to 'features' with freeze_codebook.*, got 'codebook'",
+        ),
+        (["queue_size=99", "matching=per_scale"], "matching 'pooled' .*, got 'per_scale'"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(settings: list[str], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^quantizer: expected {message}"):
+    with pytest.raises(ValueError, match=rf"^quantizer: \w+: expected {message}"):
         change(demo(), *(f"quantizer.{setting}" for setting in settings))
 
 
@@ -372,7 +397,6 @@ SAYS = (
     "data: ",
     "model: ",
     "quantizer: ",
-    "quantizer.sinkhorn: ",
     "loss: ",
     "optimizer: ",
     "checkpoint: ",

@@ -15,11 +15,19 @@ from tiny_run import tiny_flags, write_images
 ROOT = Path(__file__).parents[2]
 
 
+# Vectors of two steps; averages of features, from the k-means of the first ones.
+QUEUE = ("quantizer.queue_size=680",)
+EMA = (
+    *("quantizer.kind=ema", "quantizer.scales=", "quantizer.wasserstein_weight=0", "quantizer.init_std=null"),
+    *("quantizer.init=kmeans", "quantizer.ema.decay=0.8"),
+)
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
-@pytest.mark.parametrize("queue_size", [0, 2 * 4 * 85])  # two steps' vectors
-def test_two_processes_equal_one(tmp_path: Path, queue_size: int) -> None:
+@pytest.mark.parametrize("settings", [(), QUEUE, EMA])
+def test_two_processes_equal_one(tmp_path: Path, settings: tuple[str, ...]) -> None:
     flags = [*tiny_flags(write_images(tmp_path / "images")), "--steps", "6", "--device", "cpu"]
-    flags += ["--set", f"quantizer.queue_size={queue_size}"]
+    flags += [word for setting in settings for word in ("--set", setting)]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "train")]),
         "OMP_NUM_THREADS": "1",
@@ -35,11 +43,12 @@ def test_two_processes_equal_one(tmp_path: Path, queue_size: int) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     two = train("two", *launcher)
     assert one.keys() == two.keys()
-    if queue_size:
-        # The first process saves, and what it saves is the queue of both: the last step again, from the one before.
+    if settings:
+        # The first process saves, and what it saves is the state of both: the last step again, from the one before.
         shutil.rmtree(tmp_path / "two" / "checkpoints" / "step-000006")
         again = train("two", *launcher)
         assert all(torch.equal(again[name], value) for name, value in two.items())
+    if settings == QUEUE:
         # The same vectors, in the order of the processes.
         pair = [run.pop("quantizer.inner.queue.vectors").double() for run in (one, two)]
         for rows in pair:

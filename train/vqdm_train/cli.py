@@ -248,11 +248,13 @@ def report(runs: tuple[Path, ...], out: Path) -> None:
 @click.argument("name")
 @click.option("--out", metavar="DIR", type=_PATH, help="Where NAME.json and NAME.png go.")
 @click.option("--quick", is_flag=True, help="A small version, within a minute on two CPU cores.")
+@click.option("--setting", metavar="SETTING", help="Of figure5: code (the default), uniform, paper or paper-uniform.")
 @click.option("--seed", metavar="N", type=click.IntRange(0, 2**31), help="Another seed than the experiment's own.")
-def experiment(name: str, out: Path | None, quick: bool, seed: int | None) -> None:
+def experiment(name: str, out: Path | None, quick: bool, setting: str | None, seed: int | None) -> None:
     """Reproduce a figure or a table of the papers. `vqdm experiment list` lists the NAMEs.
 
-    What is measured stands in DIR/NAME.json as it comes: the same command goes on where a run was stopped.
+    What is measured stands in DIR/NAME.json (with --setting, NAME-SETTING.json) as it comes: the same command goes on
+    where a run was stopped.
     """
     import dataclasses
 
@@ -270,7 +272,11 @@ def experiment(name: str, out: Path | None, quick: bool, seed: int | None) -> No
     if out is None:
         raise click.UsageError("expected --out DIR for the results, got none")
     chosen = EXPERIMENTS[name]
-    settings = chosen.quick if quick else chosen.full
+    if setting is not None and setting not in chosen.settings:
+        expected = f"one of {', '.join(chosen.settings)}" if chosen.settings else f"none, since {name} has one setting"
+        raise click.ClickException(f"--setting: expected {expected}, got {setting}")
+    full, small = (chosen.full, chosen.quick) if setting is None else chosen.settings[setting]
+    settings = small if quick else full
     with _errors_in_one_sentence():
         files = chosen.run(out, settings if seed is None else dataclasses.replace(settings, seed=seed))
     click.echo("\n" + "\n".join(files.verdict))

@@ -14,12 +14,14 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+import torch
+
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.data import EvalImages, TrainImages, open_dataset
 from vqdm_train.losses import LossConfig
 from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import OptimizerConfig
-from vqdm_train.quantizer import QuantizerConfig
+from vqdm_train.quantizer import QuantizerConfig, build_quantizer
 
 __all__ = ["Config", "DataConfig", "apply_json", "differences", "flatten", "merge", "parse_settings", "to_dict"]
 
@@ -91,17 +93,14 @@ class Config:
                 f"config: expected data.image_size to be a multiple of the downsampling factor {factor}, "
                 f"got {self.data.image_size}"
             )
-        if self.model.latent_channels % self.quantizer.num_heads:
-            raise ValueError(
-                f"config: expected quantizer.num_heads to divide model.latent_channels {self.model.latent_channels}, "
-                f"got {self.quantizer.num_heads}"
-            )
         latent = self.data.image_size // factor
         if self.quantizer.scales and self.quantizer.scales[-1] != latent:
             raise ValueError(
                 f"config: expected the last of quantizer.scales to be the latent size {latent} "
                 f"(data.image_size {self.data.image_size} / {factor}), got {list(self.quantizer.scales)}"
             )
+        with torch.device("meta"):  # to hear at once what the quantizer would refuse
+            build_quantizer(self.quantizer, self.model.latent_channels)
 
 
 def open_train(data: DataConfig) -> TrainImages:

@@ -40,6 +40,17 @@ class World:
             dist.all_reduce(values)
         return values / self.size
 
+    def gather(
+        self,
+        rows: Tensor,  # [N, d], N equal on all processes
+    ) -> Tensor:  # [size N, d]
+        """The rows of all processes, in their order."""
+        if self.size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
     def agree(self, number: int) -> int:
         """The number that the main process has."""
         if self.size == 1:

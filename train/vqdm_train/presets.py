@@ -15,7 +15,7 @@ from vqdm_train.losses import LossConfig
 from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig
-from vqdm_train.sinkhorn import SinkhornConfig
+from vqdm_train.quantizer_options import SinkhornConfig
 
 __all__ = [
     "PRESETS",

@@ -1,31 +1,64 @@
 """The quantizer of a run, built from its config."""
 
 import dataclasses
-import math
+import functools
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vqdm_cuda import (
+    EMAQuantizer,
+    FiniteScalarQuantizer,
+    IndexBackpropQuantizer,
+    LinearQuantizer,
+    LookupFreeQuantizer,
     MultiHeadQuantizer,
     MultiScaleQuantizer,
+    NormalizedQuantizer,
+    OnlineClusteringQuantizer,
     Quantizer,
+    ResidualQuantizer,
     SinkhornQuantizer,
     VectorQuantizer,
     WassersteinQuantizer,
 )
-from vqdm_train.sinkhorn import SinkhornConfig
+from vqdm_train.quantizer_options import (
+    EMAConfig,
+    FiniteScalarConfig,
+    IndexBackpropConfig,
+    LinearConfig,
+    LookupFreeConfig,
+    OnlineConfig,
+    SinkhornConfig,
+)
 
-__all__ = ["QuantizerConfig", "build_quantizer"]
+__all__ = ["KINDS", "QuantizerConfig", "build_quantizer"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
-    """The quantizer; `scales` makes it multi-scale. A wasserstein_weight of 0 trains without matching."""
+    """The quantizer of single vectors, by its kind, and what is built of it: several heads, depths or scales.
 
-    kind: Literal["vector", "wasserstein", "sinkhorn"] = "wasserstein"
-    codebook_size: int = 4096
-    num_heads: int = 1  # pieces of each vector with an index of their own
-    init_std: float | None = None  # of normal initial codes; None is d^-1/2, and 1 of kind sinkhorn
+    Names and meanings are those of the constructors (`KINDS`), which check the values when the quantizer is built.
+    A wasserstein_weight of 0 trains without matching.
+    """
+
+    kind: Literal[
+        "vector",
+        "ema",
+        "online",
+        "linear",
+        "normalized",
+        "wasserstein",
+        "sinkhorn",
+        "finite_scalar",
+        "lookup_free",
+        "index_backprop",
+    ] = "wasserstein"
+    codebook_size: int = 4096  # of kinds finite_scalar and lookup_free, what their options make it
+    init: Literal["random", "kmeans"] = "random"  # kmeans: codes start at the k-means of the first features
+    table: str | None = None  # codes start at those of a file, .npy or .safetensors: [K, d], or [K, linear.table_dim]
+    init_std: float | None = None  # of normal initial codes; None is d^-1/2, 1 of kinds sinkhorn and index_backprop
     init_bound: float | None = None  # of even ones instead
     freeze_codebook: bool = False
     commitment_weight: float = 0.25
@@ -42,9 +75,19 @@ class QuantizerConfig:
     cov_scale: float = 1.0
     tau: float = 1e-10
     queue_size: int = 0  # vectors, of all processes together, that the statistics are of; 0 is those of the batch
-    sinkhorn: SinkhornConfig = field(default_factory=SinkhornConfig)  # of kind sinkhorn
-    # of a multi-scale quantizer; no scales, no multi-scale:
+    # each of the kind of its name:
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    linear: LinearConfig = field(default_factory=LinearConfig)
+    sinkhorn: SinkhornConfig = field(default_factory=SinkhornConfig)
+    finite_scalar: FiniteScalarConfig = field(default_factory=FiniteScalarConfig)
+    lookup_free: LookupFreeConfig = field(default_factory=LookupFreeConfig)
+    index_backprop: IndexBackpropConfig = field(default_factory=IndexBackpropConfig)
+    # of one structure at most:
+    num_heads: int = 1  # pieces of each vector with an index of their own
+    residual_depth: int = 1  # codes that add up to a vector
     scales: tuple[int, ...] = ()
+    # of a multi-scale quantizer:
     phi_kernel_size: int = 3
     phi_ratio: float = 0.5
     num_phi: int | None = 4
@@ -52,104 +95,113 @@ class QuantizerConfig:
     scale_weights: tuple[float, ...] = ()  # none weighs all scales alike
 
     def __post_init__(self) -> None:
-        if self.codebook_size < 1:
-            raise ValueError(f"quantizer: expected codebook_size >= 1, got {self.codebook_size}")
-        if (self.init_std is not None and self.init_std <= 0) or self.cov_scale <= 0:
-            raise ValueError(
-                f"quantizer: expected init_std and cov_scale > 0, got {self.init_std} and {self.cov_scale}"
-            )
-        if self.init_bound is not None and (self.init_bound <= 0 or self.init_std is not None):
-            raise ValueError(
-                "quantizer: expected init_bound > 0, and no init_std beside it, "
-                f"got {self.init_bound} and {self.init_std}"
-            )
-        for name in ("commitment_weight", "codebook_weight", "wasserstein_weight", "tau"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"quantizer: expected {name} >= 0, got {getattr(self, name)}")
-        if self.freeze_codebook and self.codebook_weight != 0:
-            raise ValueError(
-                f"quantizer: expected codebook_weight=0 with freeze_codebook=true, got {self.codebook_weight}"
-            )
         if any(scale < 1 for scale in self.scales) or list(self.scales) != sorted(set(self.scales)):
             raise ValueError(f"quantizer: expected scales that grow from 1 or more, got {list(self.scales)}")
         if self.num_heads < 1 or (self.scales and self.num_heads > 1):
             raise ValueError(f"quantizer: expected num_heads >= 1, and 1 with scales, got {self.num_heads}")
-        self._refuse_idle("wasserstein", self.kind == "wasserstein", _WASSERSTEIN)
-        self._refuse_idle("multi-scale", bool(self.scales), _MULTI_SCALE)
-        if self.kind == "wasserstein":
-            self._check_matching()
-        self._check_sinkhorn()
-        self._check_scale_weights()
-
-    def _check_matching(self) -> None:
-        if self.target == "rate_distortion" and self.grad_to == "features":
-            raise ValueError("quantizer: expected target=features with grad_to=features, got target=rate_distortion")
-        if (self.target == "gaussian") != (self.target_std is not None and self.target_std > 0):
+        if self.residual_depth < 1 or (self.residual_depth > 1 and (self.scales or self.num_heads > 1)):
             raise ValueError(
-                "quantizer: expected target_std > 0 with target=gaussian, and null with any other, "
-                f"got {self.target_std} with target={self.target}"
+                f"quantizer: expected residual_depth >= 1, and 1 with scales or heads, got {self.residual_depth}"
             )
-        if (self.target == "gaussian" or self.freeze_codebook) and self.grad_to != "features":
+        self._refuse_idle()
+        if self.init == "kmeans" or self.table is not None:
+            self._check_start()
+
+    def _refuse_idle(self) -> None:
+        """An option that does nothing is a mistake of the user's that silence would hide; 0 and false say just that."""
+        for name, value in vars(self).items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                used, where, defaults = name == self.kind, f"kind={name}", type(value)()
+                own = {f"{name}.{inner}": (given, getattr(defaults, inner)) for inner, given in vars(value).items()}
+            else:
+                used, where = self._uses(name)
+                own = {name: (value, getattr(type(self), name))}
+            for option, (given, default) in own.items():
+                says_no = given is False or (name == option and given == 0)
+                if not used and given != default and not says_no:
+                    raise ValueError(f"quantizer: expected {option} only with {where}, got {option}={given}")
+
+    def _uses(self, name: str) -> tuple[bool, str]:
+        """Whether an option does something, and what it does something with."""
+        if name in _OF_ALL:
+            return True, ""
+        if name in _MULTI_SCALE:
+            return bool(self.scales), "scales"
+        kinds = [kind for kind, quantizer in KINDS.items() if name in _arguments(quantizer)]
+        return self.kind in kinds, f"kind={' or '.join(kinds)}"
+
+    def _check_start(self) -> None:
+        told = f"init={self.init} and table={self.table}"
+        if "init_std" not in _arguments(KINDS[self.kind]):
             raise ValueError(
-                "quantizer: expected grad_to=features with target=gaussian and with freeze_codebook=true, "
-                f"got {self.grad_to}"
+                f"quantizer: expected no codes to start at of kind {self.kind}, which has none, got {told}"
             )
-        if self.target == "gaussian" and self.normalize is not None:
-            raise ValueError(f"quantizer: expected normalize=null with target=gaussian, got {self.normalize}")
-        if self.queue_size < 0 or self.queue_size == 1:
-            raise ValueError(f"quantizer: expected queue_size 0 or at least 2, got {self.queue_size}")
-        if self.queue_size and self.matching != "pooled":
-            raise ValueError(f"quantizer: expected matching=pooled with a queue_size, got {self.matching}")
-
-    def _check_sinkhorn(self) -> None:
-        for option in dataclasses.fields(SinkhornConfig):
-            value = getattr(self.sinkhorn, option.name)
-            idle = (option.default, False) if option.name == "linear_map" else (option.default,)
-            if self.kind != "sinkhorn" and value not in idle:
-                raise ValueError(
-                    f"quantizer: expected sinkhorn.{option.name} only in a sinkhorn quantizer, got {value}"
-                )
-        if self.kind == "sinkhorn" and self.freeze_codebook:
-            raise ValueError("quantizer: expected freeze_codebook=false of kind sinkhorn, got true")
-        sinkhorn = self.sinkhorn
-        if self.scales and (sinkhorn.loss_form == "ce" or sinkhorn.sinkhorn_at_evaluation or sinkhorn.start_step):
+        if self.init_std is not None or self.init_bound is not None:
             raise ValueError(
-                "quantizer: expected sinkhorn.loss_form l2 or l1, and neither sinkhorn_at_evaluation nor start_step, "
-                f"with scales, got {sinkhorn.loss_form}, {sinkhorn.sinkhorn_at_evaluation} and {sinkhorn.start_step}"
+                f"quantizer: expected init_std=null and init_bound=null beside {told}, "
+                f"got {self.init_std} and {self.init_bound}"
             )
-
-    def _check_scale_weights(self) -> None:
-        weights = self.scale_weights
-        if weights and (len(weights) != len(self.scales) or min(weights) < 0 or not 0 < sum(weights) < math.inf):
+        if self.init == "kmeans" and self.table is not None:
+            raise ValueError(f"quantizer: expected init=kmeans or a table, got {told}")
+        if self.init == "kmeans" and (self.scales or self.residual_depth > 1):
             raise ValueError(
-                f"quantizer: expected one of scale_weights for each of {len(self.scales)} scales, none negative and "
-                f"not all 0, got {list(weights)}"
+                "quantizer: expected init=random with scales or residual_depth, whose codes stand for what other codes "
+                "left over, got kmeans"
+            )
+        if self.init == "kmeans" and (
+            (self.kind == "sinkhorn" and self.sinkhorn.linear_map) or self.linear.table_dim is not None
+        ):
+            raise ValueError(
+                "quantizer: expected sinkhorn.linear_map=false and linear.table_dim=null with init=kmeans, so that the "
+                f"codes can start at features, got {self.sinkhorn.linear_map} and {self.linear.table_dim}"
             )
 
-    def _refuse_idle(self, system: str, used: bool, names: tuple[str, ...]) -> None:
-        """An option that would do nothing is a mistake of the user's that silence would hide; 0 says just that."""
-        for name in names:
-            value, default = getattr(self, name), getattr(type(self), name)
-            if not used and value not in (default, 0):
-                raise ValueError(f"quantizer: expected {name} only in a {system} quantizer, got {name}={value}")
 
-
-_WASSERSTEIN = (
-    *("grad_to", "squared", "target", "target_std", "unbiased", "normalize", "cov_scale", "tau", "queue_size"),
-    "wasserstein_weight",
-)
+KINDS: dict[str, type[Quantizer]] = {
+    quantizer.kind: quantizer
+    for quantizer in (
+        VectorQuantizer,
+        EMAQuantizer,
+        OnlineClusteringQuantizer,
+        LinearQuantizer,
+        NormalizedQuantizer,
+        WassersteinQuantizer,
+        SinkhornQuantizer,
+        FiniteScalarQuantizer,
+        LookupFreeQuantizer,
+        IndexBackpropQuantizer,
+    )
+}
+_OF_ALL = ("kind", "codebook_size", "init", "table", "num_heads", "residual_depth", "scales")
 _MULTI_SCALE = ("phi_kernel_size", "phi_ratio", "num_phi", "matching", "scale_weights")
 
 
+@functools.cache
+def _arguments(quantizer: type[Quantizer]) -> tuple[str, ...]:
+    """The names of the constructor's arguments: the one list of what is an option of the quantizer."""
+    return tuple(inspect.signature(quantizer).parameters)
+
+
 def build_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
-    """The quantizer that the config describes, for codes of `code_dim` numbers."""
+    """The quantizer that the config describes, for vectors of `code_dim` numbers.
+
+    Raises ValueError, with the quantizer's own reason, for options that it does not take.
+    """
     if code_dim % config.num_heads:
         raise ValueError(
             f"quantizer: expected num_heads to divide the {code_dim} latent channels, got {config.num_heads}"
         )
-    inner = _build_per_vector(config, code_dim // config.num_heads)
+    try:
+        return _build_structure(config, _build_per_vector(config, code_dim // config.num_heads))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"quantizer: {error}") from None
+
+
+def _build_structure(config: QuantizerConfig, inner: Quantizer) -> Quantizer:
     if config.num_heads > 1:
         return MultiHeadQuantizer(inner, config.num_heads)
+    if config.residual_depth > 1:
+        return ResidualQuantizer(inner, config.residual_depth)
     if not config.scales:
         return inner
     return MultiScaleQuantizer(
@@ -164,30 +216,14 @@ def build_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
 
 
 def _build_per_vector(config: QuantizerConfig, code_dim: int) -> Quantizer:
-    common: dict[str, Any] = {
-        "commitment_weight": config.commitment_weight,
-        "codebook_weight": config.codebook_weight,
-        "gradient": config.gradient,
-        "init_std": config.init_std,
-        "init_bound": config.init_bound,
-    }
-    if config.kind == "sinkhorn":
-        return SinkhornQuantizer(config.codebook_size, code_dim, **common, **dataclasses.asdict(config.sinkhorn))
-    common["freeze_codebook"] = config.freeze_codebook
-    if config.kind == "vector":
-        return VectorQuantizer(config.codebook_size, code_dim, **common)
-    return WassersteinQuantizer(
-        config.codebook_size,
-        code_dim,
-        **common,
-        wasserstein_weight=config.wasserstein_weight,
-        grad_to=config.grad_to,
-        squared=config.squared,
-        target=config.target,
-        target_std=config.target_std,
-        unbiased=config.unbiased,
-        normalize=config.normalize,
-        cov_scale=config.cov_scale,
-        tau=config.tau,
-        queue_size=config.queue_size,
-    )
+    quantizer = KINDS[config.kind]
+    own = getattr(config, config.kind, None)  # the options of this kind alone, where it has some
+    options: dict[str, Any] = {**vars(config), **(vars(own) if own else {}), "code_dim": code_dim}
+    built = quantizer(**{name: options[name] for name in _arguments(quantizer)})
+    if (built.codebook_size, built.code_dim) != (config.codebook_size, code_dim):
+        raise ValueError(
+            f"expected codebook_size {built.codebook_size} and codes of {built.code_dim} numbers "
+            f"(model.latent_channels, divided by num_heads) of kind {config.kind} with its options, got "
+            f"{config.codebook_size} and {code_dim}"
+        )
+    return built

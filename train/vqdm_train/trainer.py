@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vqdm_cuda import ImageTokenizer, Usage, __version__
 from vqdm_train import checkpoint
+from vqdm_train.codebook import start_at_kmeans, start_at_table
 from vqdm_train.config import Config, apply_json, differences, open_eval, open_train, to_dict
 from vqdm_train.data import TrainStream, prefetch
 from vqdm_train.distributed import World
@@ -73,6 +74,11 @@ class Trainer:
         self.tokenizer = build_tokenizer(config.model, config.quantizer, config.data.in_channels).to(world.device)
         if config.channels_last:
             self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if not world.any(any(self.checkpoints.glob("step-*"))):  # a run that goes on takes its codes from a checkpoint
+            if config.quantizer.table is not None:
+                start_at_table(self.tokenizer, Path(config.quantizer.table))
+            if config.quantizer.init == "kmeans":
+                start_at_kmeans(self.tokenizer, self.stream, config.seed, world)
         self.ema = EMA(self.tokenizer, config.ema_decay)
         self.optimizer = build_optimizer(self.tokenizer, config.optimizer)
         self.step = 0  # steps done
@@ -323,7 +329,8 @@ def _open_run_directory(out: Path, config: Config) -> IO[str]:
         raise ValueError(f"--out: expected a run that no other process is working on, got {out}") from None
     if saved.exists():
         try:
-            changed = differences(apply_json(config, json.loads(saved.read_text())), config)
+            # What a run of an older version does not state had the default.
+            changed = differences(apply_json(Config(), json.loads(saved.read_text())), config)
         except ValueError as error:
             raise ValueError(
                 f"{saved}: expected the configuration of a run, got a file that is none: {error}"

@@ -26,7 +26,7 @@ from vqdm_train.experiments.optvq_methods import LOOKS, METHODS
 from vqdm_train.losses import LossConfig, batch_psnr, reconstruction_loss
 from vqdm_train.model import ModelConfig, build_tokenizer
 from vqdm_train.quantizer import QuantizerConfig
-from vqdm_train.sinkhorn import SinkhornConfig
+from vqdm_train.quantizer_options import SinkhornConfig
 
 __all__ = [
     "CURVES",
