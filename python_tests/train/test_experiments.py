@@ -167,6 +167,19 @@ def test_a_killed_run_goes_on_with_the_same_numbers(
         assert record["results"][key] == cell, "measured again"
 
 
+def test_a_narrower_plan_throws_no_measured_cell_away(tmp_path: Path) -> None:
+    wide = TINY["distances"]
+    narrow = dataclasses.replace(wide, cases=wide.cases[:1])
+    distances.run(tmp_path, wide)
+    before = read(tmp_path / "distances.json")
+    distances.run(tmp_path, narrow)
+    between = read(tmp_path / "distances.json")
+    assert between["results"] == before["results"]
+    assert len(between["verdict"]) < len(before["verdict"])
+    distances.run(tmp_path, wide)
+    assert read(tmp_path / "distances.json")["results"] == before["results"]  # seconds among them: not measured again
+
+
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 

@@ -114,7 +114,9 @@ def measure(
     further = {out / f"{name}-{key}.png": drawn for key, drawn in (more or {}).items()}
     for path, drawn in further.items():
         save_figure(path, drawn(results))
-    write_json(target, record | {"finished": True, "seconds": seconds, "verdict": verdict, "summary": summary})
+    # What an earlier plan measured stays, though it is not concluded from: a narrower plan throws no hours away.
+    kept = {"results": results | {key: cell for key, cell in found.items() if key not in results}}
+    write_json(target, record | kept | {"finished": True, "seconds": seconds, "verdict": verdict, "summary": summary})
     return Files(target, picture, verdict, tuple(further))
 
 
