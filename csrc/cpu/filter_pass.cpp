@@ -58,7 +58,7 @@ bool FilterPass::certify(int64_t i, const CodeTable& codes, ExactBatch& batch, B
   const Selection& lanes = selections_[i];
   if (lanes.limit == kInfinity) return true;  // the filter holds no code that could be chosen
   if (packed_->all_beyond(plans_[i], lanes.limit, best->dist2)) return true;
-  if (lanes.second != 0) return false;        // more groups of one lane than the minima name
+  if (lanes.second != 0) return false;  // more groups of one lane than the minima name
   for (unsigned left = lanes.best; left != 0; left &= left - 1) {
     const int l = __builtin_ctz(left);
     const int64_t group = int64_t(minima_[i].panel[l]) * filter.panel_width() + int64_t(l) * filter.vectors;

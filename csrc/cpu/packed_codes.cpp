@@ -128,8 +128,8 @@ void PackedCodes::encode_tile(const Matrix& z, const int64_t* rows, int count, i
 }
 
 bool PackedCodes::all_beyond(const RowPlan& plan, float limit, double dist2) const {
-  // D_k = S_k + ||z'||^2 to within `rounding` above, S_k >= score_k - error, and the margin is at least twice the sum of
-  // both and of what rounding the limit to fp32 takes: so D_k >= limit - 2 margin + ||z'||^2.
+  // D_k = S_k + ||z'||^2 to within `rounding` above, S_k >= score_k - error, and the margin is at least twice the sum
+  // of both and of what rounding the limit to fp32 takes: so D_k >= limit - 2 margin + ||z'||^2.
   const double scaled = dist2 * survey_.scale() * survey_.scale();
   return scaled + 0x1p-40 * std::abs(scaled) < limit - 2.0 * plan.margin + plan.norm2;
 }
