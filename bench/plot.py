@@ -24,6 +24,7 @@ from bench.harness import OURS
 Row = dict[str, Any]
 
 GROUP_WIDTH = 0.86  # of the distance from case to case
+MANY = 12  # cases in a panel, above which it is wider and names them alone
 
 
 def panels(files: list[Path], op: str) -> list[tuple[str, list[Row]]]:
@@ -55,7 +56,10 @@ def draw_panel(axes: Axes, title: str, rows: list[Row], colours: dict[str, Any])
             fontsize=8, fontweight="bold" if ours else "normal",
         )  # fmt: skip
     first = {case: next(row for row in rows if row["case"] == case) for case in cases}
-    axes.set_xticks(range(len(cases)), [_label(case, row) for case, row in first.items()])
+    if len(cases) > MANY:  # too many for their sizes to stand side by side
+        axes.set_xticks(range(len(cases)), cases, rotation=30, ha="right", fontsize=8)
+    else:
+        axes.set_xticks(range(len(cases)), [_label(case, row) for case, row in first.items()])
     axes.set_yscale("log")
     highest = max(row["median_ms"] for row in rows)
     axes.set_ylim(lowest / 2, highest * (highest / lowest) ** 0.35)  # room for the labels
@@ -91,7 +95,9 @@ def draw(op: str, files: list[Path], out: Path) -> Path:
     greys = plt.get_cmap("Set2").colors  # type: ignore[attr-defined]
     colours = {name: "#1f4e9c" if name == OURS else greys[i % len(greys)] for i, name in enumerate(names)}
     colours |= {name: "0.8" for name in names if name == "reference"}
-    figure, grid = plt.subplots(len(parts), 1, figsize=(12, 3.2 * len(parts) + 0.7), squeeze=False)
+    many = max(len({row["case"] for row in rows}) for _, rows in parts) > MANY
+    size = (20, 4.2 * len(parts) + 0.7) if many else (12, 3.2 * len(parts) + 0.7)
+    figure, grid = plt.subplots(len(parts), 1, figsize=size, squeeze=False)
     for axes, (title, rows) in zip(grid[:, 0], parts, strict=True):
         draw_panel(axes, title, rows, colours)
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
