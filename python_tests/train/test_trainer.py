@@ -97,7 +97,7 @@ def test_run_directory(finished: Path, images: Path) -> None:
         "step-000020.png",
     ]
     with Image.open(finished / "samples" / "step-000020.png") as grid:
-        assert grid.size == (2 * 2 * 32, 2 * 2 * 32)  # 2 images, 2 rows, enlarged twice
+        assert grid.size == (2 * 4 * 32, 3 * 4 * 32)  # 2 images, 3 rows, enlarged four times
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-000015", "step-000020"]
     verify(finished / "model")
     assert Trainer(tiny_config(images), finished, ALONE).config == tiny_config(images)

@@ -22,6 +22,7 @@ from vqdm_train.losses import LossConfig
 from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
+from vqdm_train.trackers import TrackingConfig
 
 __all__ = ["Config", "DataConfig", "apply_json", "differences", "flatten", "merge", "parse_settings", "to_dict"]
 
@@ -64,6 +65,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     steps: int = 10_000
     batch_size: int = 16  # images per step, of all processes together
     seed: int = 0
