@@ -165,7 +165,7 @@ def captions(section):
 
 def lines(figure):
     """How many curves a chart has, of each colour."""
-    found = re.findall(r'<path d="[^"]*"[^>]*style="fill: none; stroke: var\(--series-(\d)\)', figure)
+    found = re.findall(r'<path d="[^"]*"[^>]*style="fill: none;[^"]*stroke: var\(--series-(\d)\)', figure)
     return {int(color): found.count(color) for color in set(found)}
 
 

@@ -6,7 +6,7 @@ __all__ = ["GROUPS", "group_of", "part_of"]
 
 _KEYS = {
     "overview": ("loss", "psnr_rgb", "utilization", "perplexity"),
-    "discriminator": ("discriminator", "logits_real", "logits_fake", "adaptive_weight"),
+    "discriminator": ("discriminator", "lecam", "consistency", "logits_real", "logits_fake", "adaptive_weight"),
     "gradients": ("gradient", "codebook_gradient", "discriminator_gradient"),
     "speed": ("lr", "images_per_second", "data_wait", "data_wait_share", "tokens", "peak_memory_gib"),
 }
