@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vqdm_cuda import ImageTokenizer, Usage, __version__
+from vqdm_cuda import ImageTokenizer, __version__
 from vqdm_train import checkpoint
 from vqdm_train.codebook import start_at_kmeans, start_at_table
 from vqdm_train.config import Config, apply_json, differences, open_eval, open_train, to_dict
@@ -32,6 +32,7 @@ from vqdm_train.losses import batch_psnr, reconstruction_loss
 from vqdm_train.model import build_tokenizer
 from vqdm_train.optimizer import build_optimizer, clip_gradients, load_optimizer, optimizer_tensors, schedule
 from vqdm_train.runlog import RunLog, save_grid
+from vqdm_train.window import Window
 
 __all__ = ["DivergedError", "Trainer"]
 
@@ -269,51 +270,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Window:
-    """Means of the steps since the last logged one, and exact counts of the codes they used."""
-
-    def __init__(self, codebook_size: int, world: World) -> None:
-        self.world = world
-        self.usage = Usage(codebook_size)
-        self._clear()
-
-    def _clear(self) -> None:
-        self.usage.reset()
-        self.sums: dict[str, Tensor] = {}
-        self.steps = self.images = 0
-        self.data_wait = self.seconds = 0.0
-
-    def add(
-        self,
-        terms: dict[str, Tensor],
-        indices: Tensor | list[Tensor],
-        num_images: int,
-        data_wait: float,  # seconds
-        seconds: float,
-    ) -> None:
-        """One step that updated the weights."""
-        self.sums = {name: value.detach() + self.sums.get(name, 0) for name, value in terms.items()}
-        self.usage.update(indices)
-        self.steps += 1
-        self.images += num_images
-        self.data_wait += data_wait
-        self.seconds += seconds
-
-    def summary(self) -> dict[str, float]:
-        """The keys of stats.jsonl but step and lr; `data_wait` is seconds per step spent waiting for images."""
-        means = self.world.mean(torch.stack(list(self.sums.values())).double() / self.steps).tolist()
-        usage = self.usage.reduce()
-        summary = {
-            **dict(zip(self.sums, means, strict=True)),
-            "utilization": usage.utilization(),
-            "perplexity": usage.perplexity(),
-            "images_per_second": self.images * self.world.size / self.seconds,
-            "data_wait": self.data_wait / self.steps,
-        }
-        self._clear()
-        return summary
 
 
 def _open_run_directory(out: Path, config: Config) -> IO[str]:
