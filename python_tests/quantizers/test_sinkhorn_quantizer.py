@@ -112,6 +112,13 @@ def test_a_reset_draws_codes_and_map_as_the_constructor_does(linear_map):
     assert torch.equal(q.codebook, fresh.codebook)
 
 
+@pytest.mark.parametrize("linear_map", [True, False])
+def test_it_starts_at_given_codes(linear_map):
+    q, codes = quantizer(linear_map=linear_map), torch.randn(K, D)
+    q.start_at(codes)
+    assert torch.equal(q.codebook, codes)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("loss_form", ["l2", "l1", "ce"])
 @pytest.mark.parametrize("linear_map", [True, False])

@@ -138,12 +138,10 @@ class QuantizerConfig:
                 "quantizer: expected init=random with scales or residual_depth, whose codes stand for what other codes "
                 "left over, got kmeans"
             )
-        if self.init == "kmeans" and (
-            (self.kind == "sinkhorn" and self.sinkhorn.linear_map) or self.linear.table_dim is not None
-        ):
+        if self.init == "kmeans" and self.linear.table_dim is not None:
             raise ValueError(
-                "quantizer: expected sinkhorn.linear_map=false and linear.table_dim=null with init=kmeans, so that the "
-                f"codes can start at features, got {self.sinkhorn.linear_map} and {self.linear.table_dim}"
+                "quantizer: expected linear.table_dim=null with init=kmeans, so that the codes can start at features, "
+                f"got {self.linear.table_dim}"
             )
 
 

@@ -21,7 +21,7 @@ from vqdm_cuda.distributed import shared_seed
 from vqdm_cuda.ops.sinkhorn import check_options, sinkhorn
 from vqdm_cuda.quantizers.cross_entropy import distance_cross_entropy
 from vqdm_cuda.quantizers.layout import working_dtype
-from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map, reset_linear_map
+from vqdm_cuda.quantizers.linear_map import make_identity, mapped, new_linear_map, reset_linear_map
 from vqdm_cuda.quantizers.lookup import lookup
 from vqdm_cuda.quantizers.options import check_bool
 from vqdm_cuda.quantizers.vector import VectorQuantizer
@@ -114,6 +114,11 @@ class SinkhornQuantizer(VectorQuantizer):
         super().reset_parameters()
         if self.linear_map is not None:
             reset_linear_map(self.linear_map)
+
+    def start_at(self, codes: Tensor) -> None:
+        super().start_at(codes)
+        if self.linear_map is not None:
+            make_identity(self.linear_map)
 
     @property
     def codebook(self) -> Tensor:
