@@ -127,8 +127,10 @@ class EMAQuantizer(CodebookQuantizer):
         codes = sums / smoothed[:, None]
         # A feature that is not finite shows in the sums.
         moves = new_counts.any() & new_sums.isfinite().all()
-        features = gather_rows(rows, self.group) if self.revive_below else rows
-        if self.revive_below and features.shape[0]:
+        if self.revive_below:
+            features = gather_rows(rows, self.group)
+            if not features.shape[0]:
+                return
             dead = counts < self.revive_below
             drawn = drawn_rows(features, K, shared_seed(self.group))
             fresh = drawn[dead.cumsum(0) - 1]  # the first dead code takes the first, and so on
