@@ -96,7 +96,7 @@ class IndexBackpropQuantizer(CodebookQuantizer):
         exactly stay so, and with them their ties.
         """
         e, rows = self.codebook.double(), rows.double()
-        # Summed as all distances are, by their distance to the origin; NaN where e_k is not finite.
+        # ||e_k||^2 as a distance to the origin, summed as all distances are; NaN where e_k is not finite.
         squares, _ = nearest_code(e, torch.zeros_like(e[:1]))
         largest = rows.abs().amax(1, keepdim=True)
         reach = squares.nan_to_num(0, 0).max().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
