@@ -27,6 +27,7 @@ from vqdm_cuda.ops.nearest_code import nearest_code
 from vqdm_cuda.ops.sinkhorn import sinkhorn
 from vqdm_cuda.ops.sqrtm import sqrtm
 from vqdm_cuda.quantizers import (
+    QUANTIZERS,
     EMAQuantizer,
     FiniteScalarQuantizer,
     IndexBackpropQuantizer,
@@ -45,6 +46,7 @@ from vqdm_cuda.quantizers import (
 )
 
 __all__ = [
+    "QUANTIZERS",
     "Decoder",
     "DecoderNetwork",
     "EMAQuantizer",
