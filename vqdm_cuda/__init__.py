@@ -19,6 +19,8 @@ from vqdm_cuda.models import (
     ImageTokenizer,
     SmallDecoder,
     SmallEncoder,
+    ViTDecoder,
+    ViTEncoder,
 )
 from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2
@@ -69,6 +71,8 @@ __all__ = [
     "SmallEncoder",
     "Usage",
     "VectorQuantizer",
+    "ViTDecoder",
+    "ViTEncoder",
     "WassersteinQuantizer",
     "__version__",
     "build_info",

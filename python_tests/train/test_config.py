@@ -184,7 +184,8 @@ FIXED_BY_OTHERS = {
     *("data.image_size", "data.in_channels", "quantizer.num_heads"),
     *("quantizer.phi_kernel_size", "quantizer.residual_depth"),
     *(key for key in NUMBERS if key.startswith("quantizer.") and key.count(".") == 2),  # of other kinds
-    *("model.base_channels", "model.latent_kernel_size", "model.patch_size"),
+    *(key for key in NUMBERS if key.startswith("model.vit.")),  # of another network
+    *("model.base_channels", "model.latent_kernel_size", "model.patch_size", "model.latent_patch_size"),
 }
 
 
