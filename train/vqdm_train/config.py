@@ -56,6 +56,7 @@ class Config:
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is autocast; weights stay float32
     channels_last: bool = False  # memory layout of images and convolutions: another speed, and other rounding
     ema_decay: float = 0.999
+    timeout: float = 60.0  # seconds that a process waits for another in a step before the run ends
     max_skipped_steps: int = 10  # a run stops after this many steps in a row with a non-finite loss or gradient
     log_every: int = 10
     sample_every: int = 100
@@ -65,6 +66,8 @@ class Config:
         for name in ("steps", "batch_size", "max_skipped_steps", "log_every", "sample_every", "num_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config: expected {name} >= 1, got {getattr(self, name)}")
+        if self.timeout <= 0:
+            raise ValueError(f"config: expected timeout > 0, got {self.timeout}")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"config: expected seed in [0, 2^31), got {self.seed}")
         if not 0 <= self.ema_decay < 1:
@@ -89,7 +92,7 @@ class Config:
 
 
 # What a resumed run may change: the rest would make another run of it.
-RESUMABLE = frozenset({"steps", "device"})
+RESUMABLE = frozenset({"steps", "device", "timeout"})
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -13,7 +13,6 @@ Tokens are those of evaluation mode: the nearest codes, but for a quantizer with
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from vqdm_cuda import ImageTokenizer, Usage
 from vqdm_train import checkpoint
+from vqdm_train.files import replace_file
 from vqdm_train.metrics import ImageMetrics
 
 __all__ = ["PROTOCOLS", "HeldOut", "evaluate", "find_model", "image_size", "table", "tokens_per_image", "write_json"]
@@ -185,6 +185,4 @@ def write_json(path: Path, data: object) -> None:
     if path.exists() and not path.is_file():
         path.write_text(json.dumps(data, indent=1) + "\n")
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(partial, path)
+    replace_file(path, lambda partial: partial.write_text(json.dumps(data, indent=1) + "\n"))
