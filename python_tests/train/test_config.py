@@ -184,7 +184,8 @@ FIXED_BY_OTHERS = {
     *("data.image_size", "data.in_channels", "quantizer.num_heads"),
     *("quantizer.phi_kernel_size", "quantizer.residual_depth"),
     *(key for key in NUMBERS if key.startswith("quantizer.") and key.count(".") == 2),  # of other kinds
-    *("model.base_channels", "model.latent_kernel_size", "model.patch_size"),
+    *(key for key in NUMBERS if key.startswith("model.vit.")),  # of another network
+    *("model.base_channels", "model.latent_kernel_size", "model.patch_size", "model.latent_patch_size"),
 }
 
 
@@ -299,7 +300,7 @@ def test_frozen() -> None:
             "quantizer.commitment_weight=-1",
             "quantizer: WassersteinQuantizer: expected commitment_weight to be finite and",
         ),
-        ("loss.l1_weight=-1", "loss: expected l1_weight and l2_weight >= 0 and not both 0"),
+        ("loss.l1=-1", "losses: expected l1, l2 and perceptual >= 0 and not all 0"),
         ("optimizer.lr=0", "optimizer: expected lr and codebook_lr > 0"),
         ("optimizer.betas=0.9,1", "optimizer: expected betas in [0, 1), got [0.9, 1.0]"),
         ("optimizer.weight_decay=-1", "optimizer: expected weight_decay >= 0, got -1.0"),

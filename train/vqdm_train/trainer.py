@@ -167,7 +167,7 @@ class Trainer:
                 log.say(f"stopped after step {self.step} of {config.steps}; the same command goes on from there")
             elif world.main:
                 checkpoint.replace_folder(self.out / "model", self.ema.model.save_pretrained)
-            world.barrier()
+            world.barrier(patient=True)
         return self.step >= config.steps
 
     def _skip(self, log: RunLog, terms: dict[str, Tensor]) -> None:
@@ -214,7 +214,7 @@ class Trainer:
         if self.world.main:
             keep_last = self.config.checkpoint.keep_last
             checkpoint.save(self.checkpoints, self.step, self._write_checkpoint, keep_last=keep_last)
-        self.world.barrier()
+        self.world.barrier(patient=True)
 
     def _write_checkpoint(self, folder: Path) -> None:
         self.ema.model.save_pretrained(folder / "model")
@@ -263,7 +263,7 @@ class Trainer:
     @contextlib.contextmanager
     def _catch_signals(self) -> Iterator[None]:
         """The first SIGINT or SIGTERM lets the step end and a checkpoint be saved; a second one acts at once."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
         def remember(number: int, frame: FrameType | None) -> None:
             self.signal = number

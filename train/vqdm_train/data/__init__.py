@@ -8,6 +8,7 @@ gets.
 """
 
 from vqdm_train.data.check import Finding, check_data
+from vqdm_train.data.config import DataConfig, open_eval, open_train
 from vqdm_train.data.decode import CorruptImageError, read_image
 from vqdm_train.data.images import CorruptDataError, EvalImages, TrainImages
 from vqdm_train.data.open import open_dataset
@@ -16,12 +17,15 @@ from vqdm_train.data.stream import TrainStream, prefetch
 __all__ = [
     "CorruptDataError",
     "CorruptImageError",
+    "DataConfig",
     "EvalImages",
     "Finding",
     "TrainImages",
     "TrainStream",
     "check_data",
     "open_dataset",
+    "open_eval",
+    "open_train",
     "prefetch",
     "read_image",
 ]
