@@ -1,11 +1,12 @@
 """Images as picture files: single ones, and the grid of samples that a run leaves behind."""
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from vqdm_train.files import replace_file
 
 __all__ = ["grid_of", "save_image", "save_picture"]
 
@@ -39,9 +40,7 @@ def save_image(
 def save_picture(path: Path, picture: Image.Image) -> None:
     """Writes a PNG in one atomic step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, "PNG")
-    os.replace(partial, path)
+    replace_file(path, picture.save)
 
 
 def _picture(

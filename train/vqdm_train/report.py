@@ -8,7 +8,6 @@ went, and report_charts.py draws.
 import base64
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
@@ -17,6 +16,7 @@ from string import Template
 from typing import Any, NamedTuple
 
 from vqdm_cuda import __version__
+from vqdm_train.files import replace_file
 from vqdm_train.report_charts import code_use_chart
 from vqdm_train.report_runs import Run, read_runs
 from vqdm_train.report_training import chip, training_section
@@ -82,9 +82,7 @@ def write_report(
     )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
+    replace_file(out, lambda partial: partial.write_text(page, encoding="utf-8"))
 
 
 # The head of the page ------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Each logged step is one line, anywhere; on a terminal a progress bar stays below
 """
 
 import json
-import os
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import click
 from torch import Tensor
 
+from vqdm_train.files import replace_file
 from vqdm_train.pictures import grid_of, save_picture
 from vqdm_train.trackers import Tracker
 
@@ -120,9 +120,7 @@ class RunLog:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # a kill in the middle of a write leaves one such line, the last
-        partial = self._stats.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(partial, self._stats)
+        replace_file(self._stats, lambda partial: partial.write_text("".join(f"{line}\n" for line in kept)))
 
 
 def _line(stats: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from vqdm_train.curve_groups import group_of
+from vqdm_train.files import replace_file
 
 __all__ = ["Tracker", "TrackingConfig", "check_installed", "open_trackers"]
 
@@ -117,7 +118,7 @@ class _WandB:
 def _run_id(out: Path) -> str:
     """The id under which Weights & Biases knows this run directory: made at its first start, and kept in it."""
     path = out / "wandb_id.txt"
-    if not path.is_file() or not path.read_text().strip():
+    if not path.is_file():
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", out.resolve().name)[:40]
-        path.write_text(f"{name}-{secrets.token_hex(4)}\n")
+        replace_file(path, lambda partial: partial.write_text(f"{name}-{secrets.token_hex(4)}\n"))
     return path.read_text().strip()
