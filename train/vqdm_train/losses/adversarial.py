@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqdm_train.losses.precision import at_least_float32
+
 __all__ = [
     "AdversarialConfig",
     "LeCam",
@@ -80,7 +82,7 @@ def generator_loss(
     form: Form,
 ) -> Tensor:
     """What the tokenizer makes small so that its reconstructions pass for images; float32 scalar."""
-    logits = fake_logits.float()
+    logits = at_least_float32(fake_logits)
     return -logits.mean() if form == "hinge" else F.softplus(-logits).mean()
 
 
@@ -90,7 +92,7 @@ def discriminator_loss(
     form: Form,
 ) -> Tensor:
     """What the discriminator makes small to tell images from reconstructions; float32 scalar."""
-    real, fake = real_logits.float(), fake_logits.float()
+    real, fake = at_least_float32(real_logits), at_least_float32(fake_logits)
     if form == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
@@ -102,7 +104,7 @@ def consistency_loss(
 ) -> Tensor:
     """Balanced consistency (Zhao et al., Improved Consistency Regularization for GANs, 2021), of images or of
     reconstructions: their sum is the penalty; float32 scalar."""
-    return F.mse_loss(augmented_logits.float(), logits.float())
+    return F.mse_loss(at_least_float32(augmented_logits), at_least_float32(logits))
 
 
 def adversarial_weight(
@@ -126,8 +128,8 @@ def adaptive_weight(
     0 where a gradient is not finite, as in OptVQ: the logged weight stays a number, and the loss or its gradient,
     which is not finite either, is what stops the step.
     """
-    reconstruction = reconstruction_gradient.detach().float().norm()
-    adversarial = adversarial_gradient.detach().float().norm()
+    reconstruction = at_least_float32(reconstruction_gradient.detach()).norm()
+    adversarial = at_least_float32(adversarial_gradient.detach()).norm()
     ratio = reconstruction / (adversarial + config.adaptive_eps)
     clamped = ratio.clamp(config.adaptive_min, config.adaptive_max)
     return torch.where(reconstruction.isfinite() & adversarial.isfinite(), clamped, torch.zeros_like(clamped))
@@ -153,8 +155,8 @@ class LeCam(nn.Module):
     def penalty(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """Against the running means as they are, without the batch; float32 scalar. Call it before `update`."""
         # Copies: `update` writes into the buffers, which the graph of the penalty still needs.
-        above = F.relu(real_logits.float() - self.fake_mean.clone())
-        below = F.relu(self.real_mean.clone() - fake_logits.float())
+        above = F.relu(at_least_float32(real_logits) - self.fake_mean.clone())
+        below = F.relu(self.real_mean.clone() - at_least_float32(fake_logits))
         return above.square().mean() + below.square().mean()
 
     @torch.no_grad()
@@ -164,5 +166,5 @@ class LeCam(nn.Module):
         fake_mean: Tensor,  # scalar: that of reconstructions
     ) -> None:
         """Moves the running means towards those of a batch."""
-        self.real_mean.lerp_(real_mean.detach().float(), 1 - self.decay)
-        self.fake_mean.lerp_(fake_mean.detach().float(), 1 - self.decay)
+        self.real_mean.lerp_(real_mean.detach().to(self.real_mean.dtype), 1 - self.decay)
+        self.fake_mean.lerp_(fake_mean.detach().to(self.fake_mean.dtype), 1 - self.decay)
