@@ -172,7 +172,7 @@ def lines(figure):
 def test_curves_stand_with_what_they_belong_to_and_runs_may_log_different_keys(tmp_path):
     """The first run is adversarial from step 20 on and not evaluated; the second is neither."""
     scales = {"utilization_scale_1": 0.1, "utilization_scale_10": 0.9, "utilization_scale_2": 0.5}
-    plain = {"loss": 1.0, "l1": 0.5, "utilization": 0.5, "gradient": 2.0, "lr": 0.1}
+    plain = {"loss": 1.0, "l1": 0.5, "utilization": 0.5, "gradient": 2.0, "lr": 0.1, "eval_psnr_rgb": 20.0}
     late = {"adversarial": 0.3, "logits_real": 0.5, "logits_fake": -0.5, "discriminator_gradient": 1.5}
     first = write_run(tmp_path, "gan")
     write_stats(first, {"step": 10, **plain}, {"step": 20, **plain, **late}, {"step": 30, **plain, **late})
@@ -184,6 +184,7 @@ def test_curves_stand_with_what_they_belong_to_and_runs_may_log_different_keys(t
     headings = re.split(r"<h3>|<details>", section)
     assert [captions(part) for part in headings] == [
         ["loss, all terms together", "codes used since the last logged step"],
+        ["PSNR, RGB, dB"],
         ["l1", "adversarial"],
         ["logits of the discriminator: images; dashed, reconstructions"],
         ["norm of the gradient", "norm of the gradient of the discriminator"],
