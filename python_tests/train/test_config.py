@@ -184,7 +184,8 @@ FIXED_BY_OTHERS = {
     *("data.image_size", "data.in_channels", "quantizer.num_heads"),
     *("quantizer.phi_kernel_size", "quantizer.residual_depth"),
     *(key for key in NUMBERS if key.startswith("quantizer.") and key.count(".") == 2),  # of other kinds
-    *("model.base_channels", "model.latent_kernel_size", "model.patch_size"),
+    *(key for key in NUMBERS if key.startswith("model.vit.")),  # of another network
+    *("model.base_channels", "model.latent_kernel_size", "model.patch_size", "model.latent_patch_size"),
 }
 
 
@@ -255,7 +256,9 @@ def test_frozen() -> None:
         ),
         ("data.image_size=128", "config: expected the last of quantizer.scales to be the latent size 16"),
         ("data.path=", "data: expected path"),
-        ("data.in_channels=4", "data: expected in_channels to be 1 or 3, got 4"),
+        ("data.in_channels=0", "data: expected in_channels >= 1, got 0"),
+        ("data.workers=0", "data: expected workers >= 1, got 0"),
+        ("data.eval_path=builtin:photos", "data: expected eval_path to be another data set or null, got"),
         ("data.min_scale=0", "data: expected min_scale in (0, 1] or null, got 0.0"),
         ("data.max_corrupt=2", "data: expected max_corrupt in [0, 1], got 2.0"),
         ("model.base_channels=9", "model: expected norm_groups to divide base_channels 9"),
@@ -299,7 +302,7 @@ def test_frozen() -> None:
             "quantizer.commitment_weight=-1",
             "quantizer: WassersteinQuantizer: expected commitment_weight to be finite and",
         ),
-        ("loss.l1_weight=-1", "loss: expected l1_weight and l2_weight >= 0 and not both 0"),
+        ("loss.l1=-1", "losses: expected l1, l2 and perceptual >= 0 and not all 0"),
         ("optimizer.lr=0", "optimizer: expected lr and codebook_lr > 0"),
         ("optimizer.betas=0.9,1", "optimizer: expected betas in [0, 1), got [0.9, 1.0]"),
         ("optimizer.weight_decay=-1", "optimizer: expected weight_decay >= 0, got -1.0"),

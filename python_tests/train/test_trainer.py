@@ -97,7 +97,7 @@ def test_run_directory(finished: Path, images: Path) -> None:
         "step-000020.png",
     ]
     with Image.open(finished / "samples" / "step-000020.png") as grid:
-        assert grid.size == (2 * 2 * 32, 2 * 2 * 32)  # 2 images, 2 rows, enlarged twice
+        assert grid.size == (2 * 4 * 32, 3 * 4 * 32)  # 2 images, 3 rows, enlarged four times
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["step-000015", "step-000020"]
     verify(finished / "model")
     assert Trainer(tiny_config(images), finished, ALONE).config == tiny_config(images)
@@ -438,7 +438,7 @@ def test_fresh_networks_are_almost_linear(images: Path) -> None:
 
 def test_losses() -> None:
     x, y = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
-    loss, terms = reconstruction_loss(x, y, LossConfig(l1_weight=2.0, l2_weight=3.0))
+    loss, terms = reconstruction_loss(x, y, LossConfig(l1=2.0, l2=3.0))
     assert loss.item() == 2 * 0.5 + 3 * 0.25
     assert {name: term.item() for name, term in terms.items()} == {"l1": 1.0, "l2": 0.75}
     assert loss.requires_grad

@@ -209,7 +209,7 @@ def reconstruct(checkpoint: Path, images: tuple[Path, ...], out: Path, size: int
     from vqdm_train.data import read_image
     from vqdm_train.data.crops import center_crop, to_tensor
     from vqdm_train.evaluate import find_model, image_size
-    from vqdm_train.runlog import save_image
+    from vqdm_train.pictures import save_image
 
     targets = {image: out / f"{image.stem}-reconstruction.png" for image in images}
     if {target.resolve() for target in targets.values()} & {image.resolve() for image in images}:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vqdm_cuda import ImageTokenizer, Usage, __version__
+from vqdm_cuda import ImageTokenizer, __version__
 from vqdm_train import checkpoint
 from vqdm_train.codebook import start_at_kmeans, start_at_table
 from vqdm_train.config import Config, apply_json, differences, open_eval, open_train, to_dict
@@ -31,7 +31,10 @@ from vqdm_train.evaluate import tokens_per_image, write_json
 from vqdm_train.losses import batch_psnr, reconstruction_loss
 from vqdm_train.model import build_tokenizer
 from vqdm_train.optimizer import build_optimizer, clip_gradients, load_optimizer, optimizer_tensors, schedule
-from vqdm_train.runlog import RunLog, save_grid
+from vqdm_train.runlog import RunLog
+from vqdm_train.trackers import check_installed, open_trackers
+from vqdm_train.usage_alarm import UsageAlarm
+from vqdm_train.window import Window
 
 __all__ = ["DivergedError", "Trainer"]
 
@@ -65,6 +68,7 @@ class Trainer:
     def _build(self) -> None:
         """Everything a run is made of, as it is before the first step."""
         config, world = self.config, self.world
+        check_installed(config.tracking)
         self.images, self.held_out = open_train(config.data), open_eval(config.data)
         self.stream = TrainStream(self.images, config.batch_size, config.seed, rank=world.rank, world_size=world.size)
         spread = torch.linspace(0, len(self.held_out) - 1, config.num_samples).long().unique()
@@ -96,15 +100,17 @@ class Trainer:
             # Buffers (usage, the queue) come out the same on every process, and need no copying at every step.
             model = DistributedDataParallel(self.tokenizer, broadcast_buffers=False)
         model.train()
-        log = RunLog(self.out, first_step=self.step, steps=config.steps, quiet=not world.main)
-        window = Window(config.quantizer.codebook_size, world)
+        trackers = open_trackers(config.tracking, self.out, to_dict(config), first_step=self.step) if world.main else []
+        log = RunLog(self.out, first_step=self.step, steps=config.steps, quiet=not world.main, trackers=trackers)
+        window = Window(self.tokenizer.quantizer, world)
+        alarm = UsageAlarm(config.tracking.usage_alarm, config.quantizer)
 
         told_corrupt = 0  # files
         batches = prefetch(self.stream, range(self.step, config.steps))  # step -> images, a pure function
 
         with self.lock, log, self._catch_signals(), contextlib.closing(batches):
             if self.step == 0:
-                self._save_samples()
+                self._save_samples(log)
             while self.step < config.steps and not world.any(self.signal is not None):
                 # images, prepared in another thread
                 started = time.perf_counter()
@@ -138,7 +144,7 @@ class Trainer:
                     self.updates += 1
                     self.skipped_in_a_row = 0
                     terms["psnr_rgb"] = batch_psnr(images, reconstruction.detach())
-                    window.add(terms, quantized.indices, len(images), data_wait, time.perf_counter() - started)
+                    window.add(terms, [quantized.indices], len(images), data_wait, time.perf_counter() - started)
                 self.step += 1
                 log.step()
 
@@ -148,8 +154,11 @@ class Trainer:
                 if (last or self.step % config.log_every == 0) and window.steps:
                     lr = self.optimizer.param_groups[0]["lr"]
                     log.stats({"step": self.step, **window.summary(), "lr": lr})
+                    warning = alarm.look(window.counts)
+                    if warning:
+                        log.say(f"step {self.step}: {warning}")
                 if last or self.step % config.sample_every == 0:
-                    self._save_samples()
+                    self._save_samples(log)
                 if last or self.step % config.checkpoint.save_every == 0:
                     self._save_checkpoint()
             # the end, or as far as a signal let it come
@@ -225,11 +234,10 @@ class Trainer:
         (folder / "state.json").write_text(json.dumps(state, indent=1))
 
     @torch.no_grad()
-    def _save_samples(self) -> None:
+    def _save_samples(self, log: RunLog) -> None:
         """Held-out images over what the averaged weights make of them."""
         if self.world.main:
-            grid = self.out / "samples" / f"step-{self.step:06d}.png"
-            save_grid(grid, self.samples, self.ema.model.reconstruct(self.samples))
+            log.samples(self.step, self.samples, self.ema.model.reconstruct(self.samples))
 
     def _introduce(self) -> None:
         """Says what will be done, before it is done."""
@@ -269,51 +277,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class Window:
-    """Means of the steps since the last logged one, and exact counts of the codes they used."""
-
-    def __init__(self, codebook_size: int, world: World) -> None:
-        self.world = world
-        self.usage = Usage(codebook_size)
-        self._clear()
-
-    def _clear(self) -> None:
-        self.usage.reset()
-        self.sums: dict[str, Tensor] = {}
-        self.steps = self.images = 0
-        self.data_wait = self.seconds = 0.0
-
-    def add(
-        self,
-        terms: dict[str, Tensor],
-        indices: Tensor | list[Tensor],
-        num_images: int,
-        data_wait: float,  # seconds
-        seconds: float,
-    ) -> None:
-        """One step that updated the weights."""
-        self.sums = {name: value.detach() + self.sums.get(name, 0) for name, value in terms.items()}
-        self.usage.update(indices)
-        self.steps += 1
-        self.images += num_images
-        self.data_wait += data_wait
-        self.seconds += seconds
-
-    def summary(self) -> dict[str, float]:
-        """The keys of stats.jsonl but step and lr; `data_wait` is seconds per step spent waiting for images."""
-        means = self.world.mean(torch.stack(list(self.sums.values())).double() / self.steps).tolist()
-        usage = self.usage.reduce()
-        summary = {
-            **dict(zip(self.sums, means, strict=True)),
-            "utilization": usage.utilization(),
-            "perplexity": usage.perplexity(),
-            "images_per_second": self.images * self.world.size / self.seconds,
-            "data_wait": self.data_wait / self.steps,
-        }
-        self._clear()
-        return summary
 
 
 def _open_run_directory(out: Path, config: Config) -> IO[str]:
