@@ -3,35 +3,41 @@
 A child is forked from the test's own process, so that it costs no imports.
 """
 
+import functools
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 
 import torch
 
-__all__ = ["FAILED", "at_operation", "die", "fork", "forked", "limit_file_size", "wait"]
+__all__ = ["FAILED", "at_operation", "die", "fork", "fork_ranks", "forked", "limit_file_size", "wait"]
 
 FAILED = 3  # exit status of a child that ended with an error
-PATIENCE = 120  # seconds after which a child that hangs is ended, by SIGALRM
 WRITING = os.O_WRONLY | os.O_RDWR
 # Audit events of the calls that change a file or a folder; of "open" those for writing; fsync has none and is patched.
 OPERATIONS = ("os.fsync", "open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree")
 
 
-def fork(child: Callable[[], object]) -> int:
-    """Runs `child` in a process of its own, silently, and returns its number. An error of it is exit status FAILED."""
+def fork(child: Callable[[], object], *, patience: int = 180) -> int:
+    """Runs `child` in a process of its own, silently, and returns its number.
+
+    An error in it is exit status FAILED. After `patience` seconds SIGALRM ends it.
+    """
     pid = os.fork()
     if pid:
         return pid
-    signal.alarm(PATIENCE)
+    signal.alarm(patience)
     torch.set_num_threads(1)  # threads of the parent's pool are not there
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         child()
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else FAILED)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(FAILED)
@@ -41,6 +47,21 @@ def fork(child: Callable[[], object]) -> int:
 def wait(pid: int) -> int:
     """The exit status of the child, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def fork_ranks(num_ranks: int, child: Callable[[], object], *, patience: int = 180) -> list[int]:
+    """Runs `child` in processes that find the variables which torchrun would have set; returns their numbers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def ranked(rank: int) -> None:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_ranks, "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in names.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+        child()
+
+    return [fork(functools.partial(ranked, rank), patience=patience) for rank in range(num_ranks)]
 
 
 def forked(child: Callable[[], object], *, kill_after: float | None = None) -> int:

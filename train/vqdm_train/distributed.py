@@ -91,6 +91,7 @@ def init(device: str, timeout: float = 60) -> World:
 
     Raises:
         ValueError: there is no such device.
+        TimeoutError: a process did not join.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -110,12 +111,36 @@ def init(device: str, timeout: float = 60) -> World:
     if size == 1:
         return World(rank=rank, size=size, device=chosen)
     store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-    store.set(f"here/{rank}", "")
-    store.wait([f"here/{other}" for other in range(size)], PATIENCE)
+    store = _meet(store, rank, size)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
     patient = dist.new_group(backend="gloo", timeout=PATIENCE)
     return World(rank=rank, size=size, device=chosen, patient=patient, store=store)
+
+
+def _meet(store: "dist.Store", rank: int, size: int) -> "dist.Store":
+    """Waits until all are here, and returns a part of the store that is theirs alone.
+
+    torchrun's store outlives a restart, and the addresses that dead processes left there would mislead those that come
+    after them: hence names that no earlier process can have used.
+    """
+    name = os.urandom(8).hex()
+    if rank == 0:
+        missing, deadline = set(range(1, size)), time.monotonic() + PATIENCE.total_seconds()
+        while missing:
+            for other in sorted(missing):
+                if store.check([f"name/{other}"]):  # of a dead process perhaps, whom the welcome does not reach
+                    store.set(f"welcome/{store.get(f'name/{other}').decode()}", name)
+                if store.check([f"{name}/here/{other}"]):
+                    missing.remove(other)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"expected {size} processes within {PATIENCE}, got none with rank {sorted(missing)}")
+            time.sleep(0.05)
+    else:
+        store.set(f"name/{rank}", name)
+        name = store.get(f"welcome/{name}").decode()  # waits for it
+        store.set(f"{name}/here/{rank}", "")
+    return dist.PrefixStore(name, store)
 
 
 def finish(world: World) -> None:
