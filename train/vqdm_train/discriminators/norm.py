@@ -15,6 +15,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqdm_train.losses.precision import widen
+
 __all__ = ["BatchNorm", "NormKind", "build_norm"]
 
 NormKind = Literal["group", "sync_batch", "batch"]
@@ -46,7 +48,7 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         shape = (-1, *[1] * (x.dim() - 2))
         dims = [0, *range(2, x.dim())]
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over a batch in bfloat16 are none
+        wide = widen(x)  # sums over a batch in bfloat16 are none
         # Two sums, of x and of squares about the mean: one of x and x^2 cancels where the mean is large.
         count = wide.new_full((1,), wide.numel() / wide.shape[1])
         *total, count = _all_reduce(torch.cat([wide.sum(dims), count])).split([wide.shape[1], 1])

@@ -1,11 +1,11 @@
-"""Losses are computed in float32 whatever the autocast, and in float64 where the networks are."""
+"""Losses are sums over many values: what autocast made narrow is widened first."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["at_least_float32"]
+__all__ = ["widen"]
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or as it is where it has more digits."""
+def widen(x: Tensor) -> Tensor:
+    """float32, or what is wider already."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
