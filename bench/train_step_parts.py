@@ -59,7 +59,7 @@ class Parts:
             reconstruction = tokenizer.decoder(latents)
         result = cut(reconstruction)
         with self.part("losses"):
-            loss, _ = reconstruction_loss(images, result, self.config.loss)
+            loss, _ = reconstruction_loss(images, result, self.config.losses)
             if self.discriminator is not None:
                 self.discriminator.requires_grad_(False)
                 loss = loss + generator_loss(self.discriminator(result), "hinge")

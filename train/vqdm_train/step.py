@@ -61,11 +61,13 @@ class TrainingStep:
 
     def _compile(self) -> None:
         """In place, so that names of parameters stay. The quantizer's kernels are compiled already."""
-        parts = {"encoder": self.tokenizer.encoder, "decoder": self.tokenizer.decoder, "perceptual": self.perceptual}
+        parts: dict[str, nn.Module] = {"encoder": self.tokenizer.encoder, "decoder": self.tokenizer.decoder}
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual.distance
         if self.adversary is not None:
             parts["discriminator"] = self.adversary.discriminator
         for name in self.config.compile:
-            parts[name].compile()  # type: ignore[union-attr]
+            parts[name].compile()
 
     def run(self, batches: Iterable[Tensor]) -> Outcome:
         """The step `state.step`, from its micro-batches [B, C, H, W]; both networks are updated, or neither."""
@@ -119,17 +121,16 @@ class TrainingStep:
             loss, picture_terms = self._picture_loss(images, leaf)
             (gradient,) = torch.autograd.grad(loss, leaf)
             loss = loss.detach() + quantized.loss.detach()
-            weight = adversary.weight(self.state.step) if adversary is not None else 0.0
-            if adversary is not None and weight > 0:
+            if adversary is not None and (weight := adversary.weight(self.state.step)) > 0:
                 with self._autocast():
                     judged = adversary.judge(leaf)
                 (pushed,) = torch.autograd.grad(judged, leaf)
+                factor = torch.full_like(judged, weight)
                 if config.adversarial.adaptive:
-                    adaptive = self._adaptive_weight(reconstruction, gradient, pushed)
-                    picture_terms["adaptive_weight"] = adaptive
-                    weight = weight * adaptive
-                gradient = gradient + weight * pushed
-                picture_terms["adversarial"] = weight * judged.detach()
+                    picture_terms["adaptive_weight"] = self._adaptive_weight(reconstruction, gradient, pushed)
+                    factor = weight * picture_terms["adaptive_weight"]
+                gradient = gradient + factor * pushed
+                picture_terms["adversarial"] = factor * judged.detach()
                 loss = loss + picture_terms["adversarial"]
             roots, gradients = [reconstruction], [share * gradient]
             if quantized.loss.requires_grad:

@@ -101,7 +101,7 @@ def _train(tokenizer: ImageTokenizer, stream: TrainStream, config: Config) -> tu
         optimizer.zero_grad()
         (reconstruction_loss(x, y, config.losses)[0] + quantized.loss).backward()
         clip_gradients(optimizer, config.optimizer)
-        factor, _ = schedule(step, config.steps, config.optimizer)
+        factor, _ = schedule(step, config.steps, config.optimizer, config.optimizer.betas[0])
         for group in optimizer.param_groups:
             group["lr"] = factor * group["peak_lr"]
         optimizer.step()
