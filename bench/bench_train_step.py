@@ -10,8 +10,11 @@ weight, is under losses.
 
 `reference` is a bare loop in plain PyTorch: the same model, losses, clipping, optimizer, averaged weights and
 prefetched images, without checks, seeds and statistics. Its steps and the trainer's take turns; a third loop neither
-clips nor averages. The trainer logs at every step, ten times as often as by default. `overhead` is the trainer's median
-over the row's, less one.
+clips nor averages. The trainer logs at every step, ten times as often as by default. `overhead` is the median, over
+the rounds, of the trainer's time over the row's, less one.
+
+--cpu-time counts the CPU time of the main thread, which other work on the machine disturbs little; with one thread
+(OMP_NUM_THREADS=1) all parts of a step are in it.
 """
 
 import dataclasses
@@ -30,7 +33,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench import harness
-from bench.train_step_parts import Parts, build, now
+from bench.train_step_parts import Clock, Parts, build, clock_of
 from vqdm_train.config import Config
 from vqdm_train.data import TrainStream, open_train, prefetch
 from vqdm_train.distributed import World
@@ -86,8 +89,8 @@ class BareLoop:
 class TakingTurns:
     """A tracker, which hears of every step of the trainer and then lets each bare loop make one."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, config: Config, device: torch.device, clock: Clock) -> None:
+        self.clock = clock
         self.loops = {
             "reference": BareLoop(config, device, clip_and_average=True),
             "reference, without clipping and averages": BareLoop(config, device, clip_and_average=False),
@@ -97,14 +100,14 @@ class TakingTurns:
 
     def stats(self, step: int, stats: dict[str, float]) -> None:
         """A step of the trainer is done and logged."""
-        marks = [self.began, now(self.device)]
+        marks = [self.began, self.clock()]
         for loop in self.loops.values():
             loop.step()
-            marks.append(now(self.device))
+            marks.append(self.clock())
         if step > WARM_UP:
             for name, began, done in zip(self.times, marks, marks[1:], strict=False):
                 self.times[name].append(1e3 * (done - began))
-        self.began = now(self.device)
+        self.began = self.clock()
 
     def grid(self, step: int, picture: Image.Image) -> None:
         """Sample grids are not timed."""
@@ -149,19 +152,23 @@ def common(config: Config, device: torch.device, name: str) -> dict[str, object]
     }
 
 
-def part_rows(case: Case, shared: dict[str, object], device: torch.device, steps: int) -> list[dict[str, object]]:
+def part_rows(
+    case: Case, shared: dict[str, object], device: torch.device, steps: int, clock: Clock
+) -> list[dict[str, object]]:
     """A row for the whole step and one for each of its parts, whose ratio is its share."""
-    parts = Parts(settings(case, steps), device)
+    parts = Parts(settings(case, steps), device, clock)
     measured = [parts.step(step) for step in range(steps)][WARM_UP:]
     whole = [sum(seconds.values()) - seconds["data"] for seconds in measured]
     times = {harness.OURS: whole} | {name: [seconds[name] for seconds in measured] for name in measured[0]}
     return harness.rows(shared, {name: [1e3 * second for second in seconds] for name, seconds in times.items()})
 
 
-def overhead_rows(case: Case, shared: dict[str, object], device: torch.device, steps: int) -> list[dict[str, object]]:
+def overhead_rows(
+    case: Case, shared: dict[str, object], device: torch.device, steps: int, clock: Clock
+) -> list[dict[str, object]]:
     """A row for the trainer's whole step and one for each bare loop's."""
     config = settings(case, steps)
-    turns = TakingTurns(config, device)
+    turns = TakingTurns(config, device, clock)
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch("vqdm_train.trainer.open_trackers", return_value=[turns]),  # a tracker hears of every step
@@ -169,9 +176,11 @@ def overhead_rows(case: Case, shared: dict[str, object], device: torch.device, s
     ):
         Trainer(config, Path(folder) / "run", World(rank=0, size=1, device=device)).run()
     shared = shared | {"case": f"{shared['case']}, trainer"}
-    ours = median(turns.times[harness.OURS])
     rows = harness.rows(shared, turns.times)
-    return [row | {"overhead": round(ours / median(turns.times[str(row["implementation"])]) - 1, 4)} for row in rows]
+    for row, times in zip(rows, turns.times.values(), strict=True):
+        ratios = [ours / theirs for ours, theirs in zip(turns.times[harness.OURS], times, strict=True)]
+        row["overhead"] = round(median(ratios) - 1, 4)
+    return rows
 
 
 @click.command()
@@ -179,21 +188,25 @@ def overhead_rows(case: Case, shared: dict[str, object], device: torch.device, s
 @click.option("--steps", type=click.IntRange(WARM_UP + 1), default=20, show_default=True, help="Of each measurement.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("bench/results"), show_default=True)
-def main(only: str | None, steps: int, device: str, out: Path) -> None:
+@click.option("--cpu-time", is_flag=True, help="CPU time in place of wall time, with one thread.")
+def main(only: str | None, steps: int, device: str, out: Path, cpu_time: bool) -> None:
     """Measure the parts of a training step, and the trainer beside a bare loop."""
     print(f"{harness.machine()}, commit {harness.commit()}, torch {torch.__version__}")
+    if cpu_time and (device != "cpu" or torch.get_num_threads() > 1):
+        raise click.UsageError("--cpu-time: expected the CPU and one thread (OMP_NUM_THREADS=1)")
     where, results = torch.device(device), []
+    clock = clock_of(where, cpu_time)
     for name in [only] if only else CASES:
         case = CASES[name]
-        shared = common(settings(case, steps), where, name)
-        rows = part_rows(case, shared, where, steps)
+        shared = common(settings(case, steps), where, name) | {"clock": "cpu" if cpu_time else "wall"}
+        rows = part_rows(case, shared, where, steps, clock)
         threads = f"{shared['threads']} thread{'s' * (shared['threads'] != 1)}"
         harness.print_rows(f"{name}: preset {case.preset}, {case.batch_size} images a step, {threads}", rows)
         quantizer = sum(float(str(row["ratio"])) for row in rows if "quantizer" in str(row["implementation"]))
         print(f"  the quantizer, forwards and backwards: {quantizer:.1%} of the step")
         results += rows
         if not case.adversarial:
-            rows = overhead_rows(case, shared, where, steps)
+            rows = overhead_rows(case, shared, where, steps, clock)
             harness.print_rows(f"{name}: the trainer beside bare loops", rows, "overhead", "rounds")
             results += rows
     print(f"\nwritten to {harness.write(results, out, 'train_step')}")

@@ -1,7 +1,7 @@
 """One training step, cut into its parts so that each can be timed: what `bench_train_step` measures."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -16,13 +16,15 @@ from vqdm_train.model import build_tokenizer
 from vqdm_train.optimizer import clip_gradients
 from vqdm_train.state import TrainingState
 
+Clock = Callable[[], float]  # seconds
+
 
 class Parts:
     """One model and its training state; `step` makes one training step and times its parts."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, clock: Clock) -> None:
         torch.manual_seed(0)
-        self.config, self.device = config, device
+        self.config, self.device, self.clock = config, device, clock
         self.tokenizer = build(config, device)
         self.state = TrainingState(self.tokenizer, config, World(rank=0, size=1, device=device))
         self.stream = TrainStream(open_train(config.data), config.batch_size, config.seed)
@@ -31,9 +33,9 @@ class Parts:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Adds the time of what stands inside to a part's."""
-        began = now(self.device)
+        began = self.clock()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - began
 
     def step(self, step: int) -> dict[str, float]:
         """Seconds of each part."""
@@ -91,8 +93,15 @@ def cut(value: Tensor) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def now(device: torch.device) -> float:
-    """Seconds, when all queued work is done."""
-    if device.type == "cuda":
+def clock_of(device: torch.device, cpu_time: bool) -> Clock:
+    """Wall time when all queued work is done, or the CPU time of this thread."""
+    if cpu_time:
+        return time.thread_time
+    if device.type == "cpu":
+        return time.perf_counter
+
+    def after_all_work() -> float:
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+        return time.perf_counter()
+
+    return after_all_work
