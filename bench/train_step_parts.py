@@ -1,49 +1,46 @@
 """One training step, cut into its parts so that each can be timed: what `bench_train_step` measures."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vqdm_cuda import ImageTokenizer
 from vqdm_train.config import Config
 from vqdm_train.data import TrainStream, open_train
-from vqdm_train.discriminators import DiscriminatorConfig, build_discriminator
-from vqdm_train.ema import EMA
-from vqdm_train.losses import discriminator_loss, generator_loss, reconstruction_loss
+from vqdm_train.distributed import World
+from vqdm_train.losses import reconstruction_loss
 from vqdm_train.model import build_tokenizer
-from vqdm_train.optimizer import build_optimizer, clip_gradients
+from vqdm_train.optimizer import clip_gradients
+from vqdm_train.state import TrainingState
+
+Clock = Callable[[], float]  # seconds
 
 
 class Parts:
     """One model and its training state; `step` makes one training step and times its parts."""
 
-    def __init__(self, config: Config, device: torch.device, adversarial: bool) -> None:
+    def __init__(self, config: Config, device: torch.device, clock: Clock) -> None:
         torch.manual_seed(0)
-        self.config, self.device = config, device
+        self.config, self.device, self.clock = config, device, clock
         self.tokenizer = build(config, device)
-        self.optimizer = build_optimizer(self.tokenizer, config.optimizer)
-        self.ema = EMA(self.tokenizer, config.ema_decay)
+        self.state = TrainingState(self.tokenizer, config, World(rank=0, size=1, device=device))
         self.stream = TrainStream(open_train(config.data), config.batch_size, config.seed)
-        self.discriminator: nn.Module | None = None
-        if adversarial:
-            self.discriminator = build_discriminator(DiscriminatorConfig(), config.data.in_channels).to(device)
-            self.discriminator_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=config.optimizer.lr)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Adds the time of what stands inside to a part's."""
-        began = now(self.device)
+        began = self.clock()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.clock() - began
 
     def step(self, step: int) -> dict[str, float]:
         """Seconds of each part."""
         self.seconds = {}
-        tokenizer = self.tokenizer
+        tokenizer, optimizer, adversary = self.tokenizer, self.state.optimizer, self.state.adversary
         with self.part("data"):
             images = self.stream.batch(step)
         images = images.to(self.device)
@@ -60,11 +57,10 @@ class Parts:
         result = cut(reconstruction)
         with self.part("losses"):
             loss, _ = reconstruction_loss(images, result, self.config.losses)
-            if self.discriminator is not None:
-                self.discriminator.requires_grad_(False)
-                loss = loss + generator_loss(self.discriminator(result), "hinge")
+            if adversary is not None:
+                loss = loss + self.config.adversarial.weight * adversary.judge(result)
             loss.backward()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         with self.part("decoder backward"):
             reconstruction.backward(result.grad)
         with self.part("quantizer backward"):
@@ -72,17 +68,16 @@ class Parts:
         with self.part("encoder backward"):
             z.backward(features.grad)
         with self.part("optimizer"):
-            clip_gradients(self.optimizer, self.config.optimizer)
-            self.optimizer.step()
+            clip_gradients(optimizer, self.config.optimizer)
+            optimizer.step()
         with self.part("EMA"):
-            self.ema.update(tokenizer, step)
-        if self.discriminator is not None:
+            self.state.ema.update(tokenizer, step)
+        if adversary is not None:
             with self.part("discriminator"):
-                self.discriminator.requires_grad_(True)
-                real, fake = self.discriminator(torch.cat([images, result.detach()])).chunk(2)
-                self.discriminator_optimizer.zero_grad(set_to_none=True)
-                discriminator_loss(real, fake, "hinge").backward()
-                self.discriminator_optimizer.step()
+                adversary.optimizer.zero_grad(set_to_none=True)
+                adversary.learn(images, result.detach(), 1.0, last=True)
+                adversary.clip()
+                adversary.optimizer.step()
         return self.seconds
 
 
@@ -98,8 +93,15 @@ def cut(value: Tensor) -> Tensor:
     return value.detach().requires_grad_()
 
 
-def now(device: torch.device) -> float:
-    """Seconds, when all queued work is done."""
-    if device.type == "cuda":
+def clock_of(device: torch.device, cpu_time: bool) -> Clock:
+    """Wall time when all queued work is done, or the CPU time of this thread."""
+    if cpu_time:
+        return time.thread_time
+    if device.type == "cpu":
+        return time.perf_counter
+
+    def after_all_work() -> float:
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+        return time.perf_counter()
+
+    return after_all_work

@@ -1,13 +1,16 @@
 """vqdm_train.usage_alarm: it speaks of a collapse, once, and not of what so few tokens could not do better."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from tiny_run import ALONE, tiny_config, write_images
 from vqdm_train.config import Config, flatten
 from vqdm_train.quantizer import KINDS, QuantizerConfig
+from vqdm_train.trainer import Trainer
 from vqdm_train.usage_alarm import UsageAlarm, reachable_codes
 
 
@@ -72,3 +75,12 @@ def test_every_cure_names_options_that_are_there(kind: str) -> None:
     named = re.findall(r"(?:quantizer|optimizer)\.[a-z_.]*[a-z_]", alarm.cure)
     assert named
     assert set(named) <= set(flatten(Config()))
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_a_run_raises_it_at_its_own_threshold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], threshold: int
+) -> None:
+    settings = ("steps=4", "log_every=1", f"tracking.usage_alarm={threshold}")
+    assert Trainer(tiny_config(write_images(tmp_path / "images"), *settings), tmp_path / "run", ALONE).run()
+    assert capsys.readouterr().out.count("step 3: few codes are in use") == threshold
