@@ -17,6 +17,7 @@ Evaluation is the same on every run and machine.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,7 @@ class Source(Protocol):
 
     description: str
     in_channels: int
+    shared: bool  # whether the same images serve training and evaluation
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -94,7 +96,7 @@ class TrainImages:
     def description(self) -> str:
         if not self._num_seen:
             return self.source.description
-        return f"{self.source.description}; of {self._num_seen} looked at {len(self.corrupt)} corrupt"
+        return f"{self.source.description}; {self._num_seen} looked at, {len(self.corrupt)} of them corrupt"
 
     def name(self, index: int) -> str:
         return self.source.name(index)
@@ -181,6 +183,10 @@ class EvalImages:
 
     def __len__(self) -> int:
         return len(self._crops)
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Forgets the crops of these images."""
+        self._crops = [crop for crop in self._crops if self.source.name(crop[0]) not in names]
 
     @property
     def description(self) -> str:

@@ -89,6 +89,8 @@ _NO_TEXT = Member("", 0, -1)
 class Shards:
     """The encoded images of tar shards. Raises ValueError for shards without images and for one that is damaged."""
 
+    shared = True
+
     def __init__(self, data: str, in_channels: int) -> None:
         self.paths = expand(data)
         self.left_out: list[tuple[str, str]] = []  # (name, reason)
