@@ -61,8 +61,9 @@ def open_eval(data: DataConfig, trained_on: TrainImages | None = None) -> EvalIm
     Where `path` has no such split, its images serve both. Those that `trained_on`, of `open_train`, knows to be corrupt
     are then left out: the run has named them, and its evaluation, which is strict, need not stop at them.
     """
-    path = data.path if data.eval_path is None else data.eval_path
-    held_out = open_dataset(path, split="eval", size=data.image_size, in_channels=data.in_channels)
-    if trained_on is not None and data.eval_path is None and held_out.source.shared:
+    if trained_on is not None and data.eval_path is None and trained_on.source.shared:
+        held_out = EvalImages(trained_on.source, data.image_size, "center")  # opened once: shards take a while
         held_out.leave_out(trained_on.corrupt)
-    return held_out
+        return held_out
+    path = data.path if data.eval_path is None else data.eval_path
+    return open_dataset(path, split="eval", size=data.image_size, in_channels=data.in_channels)

@@ -20,7 +20,7 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = ["Shards", "expand", "is_shards"]
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_TEXT = 2**20  # bytes of one JSON member
+_TAKEN = frozenset((*PICTURES, *ARRAYS, ".json"))
 
 
 def is_shards(data: str) -> bool:
@@ -158,7 +159,7 @@ class Shards:
                     if member.offset < end:  # a size that points back would have the reader go round for ever
                         raise tarfile.ReadError("members that overlap")
                     end = member.offset_data
-                    if suffix(member.name) not in (*PICTURES, *ARRAYS, ".json") and member.isreg():
+                    if suffix(member.name) not in _TAKEN and member.isreg():
                         continue
                     reason = _why_left_out(member)
                     if reason is None:
@@ -174,8 +175,8 @@ class Shards:
 
 def _why_left_out(member: tarfile.TarInfo) -> str | None:
     """None for a member to take; "" for one that needs no word: folders, and hidden files as in a folder."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
+    parts = member.name.split("/")  # an absolute name begins with an empty part
+    if not parts[0] or ".." in parts or "\\" in member.name or "\0" in member.name:
         return "an unsafe name"
     if member.isdir():
         return ""
@@ -183,7 +184,7 @@ def _why_left_out(member: tarfile.TarInfo) -> str | None:
         return "a sparse file"
     if not member.isreg():
         return "a link" if member.issym() or member.islnk() else "a device or another member that is no file"
-    return "" if name.name.startswith(".") else None
+    return "" if parts[-1].startswith(".") else None
 
 
 def _check_end(path: Path, offset: int) -> None:
