@@ -70,6 +70,7 @@ def test_all_corrupt_ends(tmp_path):
     images = open_dataset(str(tmp_path), split="train", size=8, max_corrupt=1.0)
     with pytest.raises(CorruptDataError, match="3 corrupt ones"):
         crop(images, 0, rng())
+    assert len(TrainStream(images, 3, 0).names(0)) == 3  # for the report of a run that ends so
 
 
 def test_evaluation_is_strict(tmp_path):

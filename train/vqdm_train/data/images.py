@@ -138,9 +138,8 @@ class TrainImages:
 
     def replacement(self, index: int) -> int:
         """`index`, or, of a file that is known to be corrupt, the image that stands in for it."""
-        while index in self._reasons:
-            index = (index + 1) % len(self)
-        return index
+        following = ((index + step) % len(self) for step in range(len(self)))
+        return next((candidate for candidate in following if candidate not in self._reasons), index)
 
     def account(self, index: int, passed: int) -> None:
         """Counts what `load(index)` met; CorruptDataError when too much of what was looked at so far is corrupt.
