@@ -148,7 +148,7 @@ def train(
     for step in range(training.steps):
         x = stream.batch(step)
         y, quantized = tokenizer(x)
-        reconstruction, _ = reconstruction_loss(x, y, LossConfig(l1_weight=1.0, l2_weight=1.0))
+        reconstruction, _ = reconstruction_loss(x, y, LossConfig(l1=1.0, l2=1.0))
         optimizer.zero_grad()
         (reconstruction + quantized.loss).backward()
         nn.utils.clip_grad_norm_([*weights, *codes], 1.0)
