@@ -98,6 +98,13 @@ def test_training_from_shards_is_the_same_for_ranks(tmp_path):
     assert sorted(names[:10]) == sorted(names[10:]) == [f"{n}.tar/{i}.png" for n in range(2) for i in range(5)]
 
 
+def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for folder in ("a", "b"):
+        shard(tmp_path / folder / "0.tar", [("1.png", png(picture(20, 20)))])
+    images = open_dataset(str(tmp_path / "*/0.tar"), split="eval", size=16)
+    assert [images.name(i) for i in range(len(images))] == ["a/0.tar/1.png", "b/0.tar/1.png"]
+
+
 # --- nasty ------------------------------------------------------------------------------------------------------------
 
 

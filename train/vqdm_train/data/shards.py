@@ -94,6 +94,7 @@ class Shards:
 
     def __init__(self, data: str, in_channels: int) -> None:
         self.paths = expand(data)
+        self._root = os.path.commonpath([path.parent for path in self.paths])
         self.left_out: list[tuple[str, str]] = []  # (name, reason)
         names: list[str] = []
         places = array("q")  # compact, since a data set may have 10^7 images
@@ -123,7 +124,10 @@ class Shards:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        return f"{self.paths[self._places[index, 0]].name}/{self._names[index]}"
+        return self._full_name(self.paths[self._places[index, 0]], self._names[index])
+
+    def _full_name(self, path: Path, member: str) -> str:
+        return f"{path.relative_to(self._root).as_posix()}/{member}"
 
     def open(self, index: int) -> BinaryIO:
         shard, offset, size, _, _ = map(int, self._places[index])
@@ -165,7 +169,7 @@ class Shards:
                     if reason is None:
                         yield Member(member.name, member.offset_data, member.size)
                     elif reason:
-                        self.left_out.append((f"{path.name}/{member.name}", reason))
+                        self.left_out.append((self._full_name(path, member.name), reason))
                 _check_end(path, archive.offset)
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise ValueError(
