@@ -11,6 +11,7 @@ from vqdm_train.data import (
     DataConfig,
     TrainStream,
     open_dataset,
+    open_eval,
     open_train,
     prefetch,
 )
@@ -69,6 +70,7 @@ def test_all_corrupt_ends(tmp_path):
     images = open_dataset(str(tmp_path), split="train", size=8, max_corrupt=1.0)
     with pytest.raises(CorruptDataError, match="3 corrupt ones"):
         crop(images, 0, rng())
+    assert len(TrainStream(images, 3, 0).names(0)) == 3  # for the report of a run that ends so
 
 
 def test_evaluation_is_strict(tmp_path):
@@ -107,7 +109,7 @@ def test_a_data_set_with_few_bad_files_trains_with_them_named(tmp_path, bad):
     images = open_train(DataConfig(path=str(tmp_path / "data"), image_size=4))
     assert sorted(images.corrupt) == names
     assert len(names) == bad
-    assert images.description.endswith(f"of 2000 looked at {bad} corrupt")
+    assert images.description.endswith(f"; 2000 looked at, {bad} of them corrupt")
     stream = TrainStream(images, 100, 0)
     assert sum(len(batch) for batch in prefetch(stream, range(20))) == 2000
     assert sorted(images.corrupt) == names
@@ -124,7 +126,7 @@ def test_a_data_set_with_one_percent_bad_files_stops_before_it_trains(tmp_path):
 class Synthetic:
     """A source of N images of which every 100th cannot be read."""
 
-    description, in_channels = "synthetic", 1
+    description, in_channels, shared = "synthetic", 1, True
 
     def __init__(self, count):
         self.count = count
@@ -183,3 +185,26 @@ def test_names_are_those_of_the_replacements(tmp_path):
     assert sorted(stream.names(0)) == ["0000.png", "0001.png", "0002.png", "0003.png"]
     stream.batch(0)
     assert sorted(stream.names(0)) == ["0000.png", "0001.png", "0003.png", "0003.png"]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_run_evaluates_without_the_files_it_named_where_they_serve_both(tmp_path, split):
+    """A held-out split stays strict, also where a file of it is named like a corrupt one of training."""
+    for folder in ("train", "val") if split else (".",):
+        folder_of(tmp_path / folder, 4)
+    (tmp_path / ("train/0002.png" if split else "0002.png")).write_bytes(b"")
+    data = DataConfig(path=str(tmp_path), image_size=16, max_corrupt=0.5)
+    images = open_train(data)
+    assert list(images.corrupt) == ["0002.png"]
+    held_out = open_eval(data, images)
+    names = [held_out.name(i) for i in range(len(held_out))]
+    assert names == ["0000.png", "0001.png", *(["0002.png"] if split else []), "0003.png"]
+    assert all(held_out[i].shape == (3, 16, 16) for i in range(len(held_out)))
+    assert f"{len(names)} fixed crops" in held_out.description
+
+
+def test_eval_path_names_the_held_out_images(tmp_path):
+    folder_of(tmp_path / "a", 3)
+    folder_of(tmp_path / "b", 2)
+    data = DataConfig(path=str(tmp_path / "a"), eval_path=str(tmp_path / "b"), image_size=16)
+    assert (len(open_train(data)), len(open_eval(data))) == (3, 2)

@@ -102,7 +102,8 @@ def test_sixteen_bits_map_to_minus_one_and_one_and_stay_apart():
 
 def test_a_batch_may_mix_8_and_16_bits():
     grey = np.full((2, 2, 1), 51, dtype=np.uint8)
-    assert torch.allclose(*to_tensor([grey, grey.astype(np.uint16) * 257]), atol=1e-6)
+    eight, sixteen = to_tensor([grey, grey.astype(np.uint16) * 257])
+    assert torch.allclose(eight, sixteen, atol=1e-6)
 
 
 def test_sixteen_bits_are_resized_without_falling_to_8():

@@ -170,7 +170,7 @@ def test_arrays_train_and_are_evaluated(tmp_path):
     """5 channels of 16 bits, from the file to the model's range."""
     pixels = rng(5).integers(0, 65536, (12, 12, 5)).astype(np.uint16)
     np.save(tmp_path / "a.npy", pixels)
-    (image,) = open_dataset(str(tmp_path), split="eval", size=12, in_channels=5)
+    image = open_dataset(str(tmp_path), split="eval", size=12, in_channels=5)[0]
     expected = pixels.astype(np.float64).transpose(2, 0, 1) / 32767.5 - 1
     assert np.abs(image.numpy() - expected).max() < 1e-6
     train = open_dataset(str(tmp_path), split="train", size=8, in_channels=5)

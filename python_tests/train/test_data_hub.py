@@ -51,11 +51,13 @@ def table(seeds, columns=("image",)):
 @pytest.fixture
 def hub(monkeypatch):
     """Data sets by name, as {split: Table}."""
-    known = {}
-    module = types.ModuleType("datasets")
-    module.Image, module.__version__ = ImageFeature, "4.1.0"
-    module.load_dataset = lambda name, split=None: known[name] if split is None else known[name][split]
-    monkeypatch.setitem(sys.modules, "datasets", module)
+    known: dict[str, dict[str, Table]] = {}
+    package = types.SimpleNamespace(
+        Image=ImageFeature,
+        __version__="4.1.0",
+        load_dataset=lambda name, split=None: known[name] if split is None else known[name][split],
+    )
+    monkeypatch.setitem(sys.modules, "datasets", package)
     return known
 
 
@@ -120,7 +122,7 @@ def test_without_the_package_it_says_how_to_get_it(monkeypatch):
         open_dataset("hf:a", split="train", size=16)
 
 
-def test_versions_that_run_code_of_data_sets_are_refused(hub):
-    sys.modules["datasets"].__version__ = "3.6.0"
+def test_versions_that_run_code_of_data_sets_are_refused(hub, monkeypatch):
+    monkeypatch.setattr(sys.modules["datasets"], "__version__", "3.6.0")
     with pytest.raises(ValueError, match=r"expected datasets >= 4 for hf:a, got 3\.6\.0"):
         open_dataset("hf:a", split="train", size=16)

@@ -83,7 +83,7 @@ def test_arrays_of_shards(tmp_path):
     pixels = rng(1).integers(0, 65536, (16, 16, 6)).astype(np.uint16)
     np.save(buffer, pixels)
     path = shard(tmp_path / "a.tar", [("a.npy", buffer.getvalue()), ("a.png", png(picture()))])
-    (image,) = open_dataset(str(path), split="eval", size=16, in_channels=6)
+    image = open_dataset(str(path), split="eval", size=16, in_channels=6)[0]
     assert np.abs(((image.numpy() + 1) * 32767.5).transpose(1, 2, 0) - pixels).max() < 0.01
 
 
@@ -96,6 +96,13 @@ def test_training_from_shards_is_the_same_for_ranks(tmp_path):
     assert torch.equal(torch.cat(parts), whole.batch(2))
     names = [name for step in range(5) for name in whole.names(step)]
     assert sorted(names[:10]) == sorted(names[10:]) == [f"{n}.tar/{i}.png" for n in range(2) for i in range(5)]
+
+
+def test_shards_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    for folder in ("a", "b"):
+        shard(tmp_path / folder / "0.tar", [("1.png", png(picture(20, 20)))])
+    images = open_dataset(str(tmp_path / "*/0.tar"), split="eval", size=16)
+    assert [images.name(i) for i in range(len(images))] == ["a/0.tar/1.png", "b/0.tar/1.png"]
 
 
 # --- nasty ------------------------------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ def missing_photos() -> list[str]:
 class Photos:
     """Photographs of one split, decoded once: 10 MiB in memory for training, 1 MiB for evaluation."""
 
+    shared = False
+
     def __init__(self, split: str, in_channels: int) -> None:
         missing = missing_photos()
         if missing:
@@ -86,6 +88,8 @@ class Photos:
 
 class Digits:
     """Handwritten digits of one split, enlarged to [size, size] when they are asked for."""
+
+    shared = False
 
     def __init__(self, split: str, size: int, in_channels: int) -> None:
         from sklearn.datasets import load_digits  # over a second to import, and needed by this data set alone

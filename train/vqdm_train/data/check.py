@@ -57,10 +57,11 @@ def check_data(data: str) -> list[Finding]:
         paths = read_list(Path(data))
         findings = list(_check_images(Files(paths, Path(data).parent, data)))
         return findings if paths else [Finding(".", "error", "an empty list")]
-    images = [open_encoded(data, split, in_channels=3) for split in ("train", "eval")]
-    if images[0].description == images[1].description:  # one split that serves both
-        images.pop()
-    return [finding for encoded in images for finding in (*_check_images(encoded), *_check_shards(encoded))]
+    images = open_encoded(data, "train", in_channels=3)
+    findings = [*_check_images(images), *_check_shards(images)]
+    if not images.shared:
+        findings += _check_images(open_encoded(data, "eval", in_channels=3))
+    return findings
 
 
 def _check_folder(folder: Path) -> Iterator[Finding]:

@@ -55,7 +55,15 @@ def open_train(data: DataConfig) -> TrainImages:
     return images
 
 
-def open_eval(data: DataConfig) -> EvalImages:
-    """The held-out images, in fixed crops."""
+def open_eval(data: DataConfig, trained_on: TrainImages | None = None) -> EvalImages:
+    """The held-out images, in fixed crops: of `eval_path`, or of the held-out split of `path`.
+
+    Where `path` has no such split, its images serve both. Those that `trained_on`, of `open_train`, knows to be corrupt
+    are then left out: the run has named them, and its evaluation, which is strict, need not stop at them.
+    """
+    if trained_on is not None and data.eval_path is None and trained_on.source.shared:
+        held_out = EvalImages(trained_on.source, data.image_size, "center")  # opened once: shards take a while
+        held_out.leave_out(trained_on.corrupt)
+        return held_out
     path = data.path if data.eval_path is None else data.eval_path
     return open_dataset(path, split="eval", size=data.image_size, in_channels=data.in_channels)

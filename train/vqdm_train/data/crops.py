@@ -26,9 +26,10 @@ def to_tensor(pixels: Sequence[np.ndarray]) -> Tensor:
 
 
 def _to_model_range(crop: np.ndarray) -> Tensor:  # [C, H, W]
-    half = np.iinfo(crop.dtype).max / 2
-    values = np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32)
-    return torch.from_numpy(values).div_(half).sub_(1.0)
+    values = crop.transpose(2, 0, 1).astype(np.float32, order="C")
+    values /= np.iinfo(crop.dtype).max / 2  # by NumPy, since torch would start threads in each of the data's threads
+    values -= 1.0
+    return torch.from_numpy(values)
 
 
 def resize(

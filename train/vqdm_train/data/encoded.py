@@ -22,6 +22,7 @@ class Encoded(Protocol):
     """Images that nobody has decoded yet. `open` raises OSError; the extension of `name` says what the bytes are."""
 
     description: str
+    shared: bool  # whether the same images serve training and evaluation
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -45,7 +46,7 @@ class Decoded:
     """The pixels of encoded images, decoded when they are asked for. Threads may share it."""
 
     def __init__(self, encoded: Encoded, in_channels: int) -> None:
-        self.encoded, self.description = encoded, encoded.description
+        self.encoded, self.description, self.shared = encoded, encoded.description, encoded.shared
         self.in_channels = in_channels
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = _CACHE_BYTES

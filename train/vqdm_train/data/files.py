@@ -25,8 +25,8 @@ _EVAL_NAMES = ("val", "validation", "test")
 class Files:
     """Encoded images on a disk, named by their paths below `root`, or whole where they lie elsewhere."""
 
-    def __init__(self, paths: list[Path], root: Path, description: str) -> None:
-        self.paths, self.root, self.description = paths, root, description
+    def __init__(self, paths: list[Path], root: Path, description: str, *, shared: bool = True) -> None:
+        self.paths, self.root, self.description, self.shared = paths, root, description, shared
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -51,7 +51,7 @@ def open_folder(folder: Path, split: str, in_channels: int) -> Files:
         raise ValueError(
             f"open_dataset: expected a folder with images ({' '.join(PICTURES + ARRAYS)}), got none in {root}{hint}"
         )
-    return Files(paths, root, f"{folder}: {len(paths)} images ({reason})")
+    return Files(paths, root, f"{folder}: {len(paths)} images ({reason})", shared=root == folder)
 
 
 def open_list(file: Path) -> Files:

@@ -34,10 +34,12 @@ class HubImages:
             raise ValueError(f"open_dataset: expected hf:NAME or hf:NAME:SPLIT, got {data}")
         if asked:
             table, chosen = datasets.load_dataset(name, split=asked), asked
+            self.shared = True
         else:
             splits = datasets.load_dataset(name)
             chosen = _choose(list(splits), split, data)
             table = splits[chosen]
+            self.shared = len(splits) == 1
         self._column = _image_column(table.features, datasets.Image, data)
         undecoded = datasets.Image(decode=False)  # as the package would decode without a limit on the size
         self._table = table.select_columns([self._column]).cast_column(self._column, undecoded)

@@ -17,6 +17,7 @@ Evaluation is the same on every run and machine.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,7 @@ class Source(Protocol):
 
     description: str
     in_channels: int
+    shared: bool  # whether the same images serve training and evaluation
 
     def __len__(self) -> int: ...
     def name(self, index: int) -> str: ...
@@ -94,7 +96,7 @@ class TrainImages:
     def description(self) -> str:
         if not self._num_seen:
             return self.source.description
-        return f"{self.source.description}; of {self._num_seen} looked at {len(self.corrupt)} corrupt"
+        return f"{self.source.description}; {self._num_seen} looked at, {len(self.corrupt)} of them corrupt"
 
     def name(self, index: int) -> str:
         return self.source.name(index)
@@ -136,9 +138,8 @@ class TrainImages:
 
     def replacement(self, index: int) -> int:
         """`index`, or, of a file that is known to be corrupt, the image that stands in for it."""
-        while index in self._reasons:
-            index = (index + 1) % len(self)
-        return index
+        following = ((index + step) % len(self) for step in range(len(self)))
+        return next((candidate for candidate in following if candidate not in self._reasons), index)
 
     def account(self, index: int, passed: int) -> None:
         """Counts what `load(index)` met; CorruptDataError when too much of what was looked at so far is corrupt.
@@ -181,6 +182,10 @@ class EvalImages:
 
     def __len__(self) -> int:
         return len(self._crops)
+
+    def leave_out(self, names: Collection[str]) -> None:
+        """Forgets the crops of these images."""
+        self._crops = [crop for crop in self._crops if self.source.name(crop[0]) not in names]
 
     @property
     def description(self) -> str:

@@ -20,7 +20,7 @@ import re
 import tarfile
 from array import array
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ __all__ = ["Shards", "expand", "is_shards"]
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.lzma")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_TEXT = 2**20  # bytes of one JSON member
+_TAKEN = frozenset((*PICTURES, *ARRAYS, ".json"))
 
 
 def is_shards(data: str) -> bool:
@@ -89,8 +90,11 @@ _NO_TEXT = Member("", 0, -1)
 class Shards:
     """The encoded images of tar shards. Raises ValueError for shards without images and for one that is damaged."""
 
+    shared = True
+
     def __init__(self, data: str, in_channels: int) -> None:
         self.paths = expand(data)
+        self._root = os.path.commonpath([path.parent for path in self.paths])
         self.left_out: list[tuple[str, str]] = []  # (name, reason)
         names: list[str] = []
         places = array("q")  # compact, since a data set may have 10^7 images
@@ -120,7 +124,10 @@ class Shards:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        return f"{self.paths[self._places[index, 0]].name}/{self._names[index]}"
+        return self._full_name(self.paths[self._places[index, 0]], self._names[index])
+
+    def _full_name(self, path: Path, member: str) -> str:
+        return f"{path.relative_to(self._root).as_posix()}/{member}"
 
     def open(self, index: int) -> BinaryIO:
         shard, offset, size, _, _ = map(int, self._places[index])
@@ -156,13 +163,13 @@ class Shards:
                     if member.offset < end:  # a size that points back would have the reader go round for ever
                         raise tarfile.ReadError("members that overlap")
                     end = member.offset_data
-                    if suffix(member.name) not in (*PICTURES, *ARRAYS, ".json") and member.isreg():
+                    if suffix(member.name) not in _TAKEN and member.isreg():
                         continue
                     reason = _why_left_out(member)
                     if reason is None:
                         yield Member(member.name, member.offset_data, member.size)
                     elif reason:
-                        self.left_out.append((f"{path.name}/{member.name}", reason))
+                        self.left_out.append((self._full_name(path, member.name), reason))
                 _check_end(path, archive.offset)
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise ValueError(
@@ -172,8 +179,8 @@ class Shards:
 
 def _why_left_out(member: tarfile.TarInfo) -> str | None:
     """None for a member to take; "" for one that needs no word: folders, and hidden files as in a folder."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in member.name or "\0" in member.name:
+    parts = member.name.split("/")  # an absolute name begins with an empty part
+    if not parts[0] or ".." in parts or "\\" in member.name or "\0" in member.name:
         return "an unsafe name"
     if member.isdir():
         return ""
@@ -181,7 +188,7 @@ def _why_left_out(member: tarfile.TarInfo) -> str | None:
         return "a sparse file"
     if not member.isreg():
         return "a link" if member.issym() or member.islnk() else "a device or another member that is no file"
-    return "" if name.name.startswith(".") else None
+    return "" if parts[-1].startswith(".") else None
 
 
 def _check_end(path: Path, offset: int) -> None:

@@ -73,7 +73,7 @@ class TrainStream:
         """An empty batch, and for each of its images what fills it in and returns what `TrainImages.account` takes."""
         positions = self._positions(micro)
         shape = (len(positions), self.images.in_channels, self.images.size, self.images.size)
-        batch = torch.empty(shape, pin_memory=pin)
+        batch = torch.empty(shape, dtype=torch.float32, pin_memory=pin)
         return batch, [partial(self._fill, row, step, position) for row, position in zip(batch, positions, strict=True)]
 
     def _positions(self, micro: int) -> range:
