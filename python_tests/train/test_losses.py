@@ -95,15 +95,16 @@ def test_lpips_is_that_of_the_package(
 
 
 def test_lpips_is_frozen_and_in_no_checkpoint(alex: Path) -> None:
-    model = nn.ModuleDict({"loss": PerceptualLoss("alex", alex), "own": nn.Linear(2, 2)}).train()
+    loss, own = PerceptualLoss("alex", alex), nn.Linear(2, 2)
+    model = nn.ModuleDict({"loss": loss, "own": own}).train()
     assert set(model.state_dict()) == {"own.weight", "own.bias"}
-    assert not any(module.training for module in model["loss"].distance.modules())
-    before = [value.clone() for value in [*model["loss"].parameters(), *model["loss"].buffers()]]
+    assert not any(module.training for module in loss.distance.modules())
+    before = [value.clone() for value in [*loss.parameters(), *loss.buffers()]]
     model.load_state_dict({"own.weight": torch.zeros(2, 2), "own.bias": torch.ones(2)})
-    after = [*model["loss"].parameters(), *model["loss"].buffers()]
+    after = [*loss.parameters(), *loss.buffers()]
     assert len(before) == 2 * 5 + 5 + 2
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert torch.equal(model["own"].bias, torch.ones(2))
+    assert torch.equal(own.bias, torch.ones(2))
 
 
 def test_lpips_draws_nothing(alex: Path) -> None:
