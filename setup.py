@@ -96,6 +96,8 @@ setup(
             *("pytest", "hypothesis", "mpmath", "vector-quantize-pytorch==1.32.0"),
             *("ruff==0.17.5", "mypy==2.4.1", "clang-format==23.1.5"),
         ],
+        "tensorboard": ["tensorboard"],  # tracking.tensorboard
+        "wandb": ["wandb"],  # tracking.wandb
         "bench": ["faiss-cpu", "vector-quantize-pytorch==1.32.0", "POT", "geomloss"],  # peers to measure against
     },
     entry_points={"console_scripts": ["vqdm = vqdm_train.cli:main"]},

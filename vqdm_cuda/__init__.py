@@ -19,6 +19,8 @@ from vqdm_cuda.models import (
     ImageTokenizer,
     SmallDecoder,
     SmallEncoder,
+    ViTDecoder,
+    ViTEncoder,
 )
 from vqdm_cuda.ops.code_sums import code_sums
 from vqdm_cuda.ops.gaussian_w2 import gaussian_w2
@@ -27,6 +29,7 @@ from vqdm_cuda.ops.nearest_code import nearest_code
 from vqdm_cuda.ops.sinkhorn import sinkhorn
 from vqdm_cuda.ops.sqrtm import sqrtm
 from vqdm_cuda.quantizers import (
+    QUANTIZERS,
     EMAQuantizer,
     FiniteScalarQuantizer,
     IndexBackpropQuantizer,
@@ -45,6 +48,7 @@ from vqdm_cuda.quantizers import (
 )
 
 __all__ = [
+    "QUANTIZERS",
     "Decoder",
     "DecoderNetwork",
     "EMAQuantizer",
@@ -67,6 +71,8 @@ __all__ = [
     "SmallEncoder",
     "Usage",
     "VectorQuantizer",
+    "ViTDecoder",
+    "ViTEncoder",
     "WassersteinQuantizer",
     "__version__",
     "build_info",

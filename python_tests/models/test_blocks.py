@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vqdm_cuda.models.blocks import AttentionBlock, Downsample, MiddleBlocks, ResidualBlock, Upsample, group_norm
+from vqdm_cuda.models.blocks import (
+    AttentionBlock,
+    Downsample,
+    MiddleBlocks,
+    ResidualBlock,
+    SpatialNorm,
+    Upsample,
+    normalization,
+)
 
 CHANNELS_LAST = torch.channels_last
 
@@ -61,6 +69,27 @@ def test_attention_block():
     torch.testing.assert_close(block(x), expected, rtol=1e-11, atol=1e-11)
 
 
+def test_spatial_norm():
+    layer = shuffled(SpatialNorm(8, 4, 3))
+    x, z_q = torch.randn(2, 8, 6, 4, dtype=torch.float64), torch.randn(2, 3, 3, 2, dtype=torch.float64)
+    z = z_q.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    expected = norm(x, layer) * F.conv2d(z, *parameters(layer.conv_y)) + F.conv2d(z, *parameters(layer.conv_b))
+    torch.testing.assert_close(layer(x, z_q), expected, rtol=1e-11, atol=1e-11)
+
+
+def test_blocks_hand_the_latents_to_their_norms():
+    z_q = torch.randn(2, 3, 2, 2)
+    block = MiddleBlocks(8, attention=True, dropout=0.0, norm_groups=4, spatial_channels=3)
+    assert block.attn_1 is not None
+    seen = []
+    for module in block.modules():
+        if isinstance(module, SpatialNorm):
+            module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    block(torch.randn(2, 8, 4, 4), z_q)
+    assert len(seen) == 5
+    assert all(given is z_q for given in seen)
+
+
 def test_downsample_pads_right_and_bottom_alone():
     block = shuffled(Downsample(3))
     x = torch.randn(2, 3, 6, 4, dtype=torch.float64)
@@ -91,9 +120,9 @@ def test_middle_blocks(attention):
     block = shuffled(MiddleBlocks(8, attention=attention, dropout=0.0, norm_groups=2))
     x = torch.randn(2, 8, 3, 3, dtype=torch.float64)
     h = block.block_1(x)
-    h = block.attn_1(h) if attention else h
+    h = block.attn_1(h) if block.attn_1 is not None else h
     assert torch.equal(block(x), block.block_2(h))
-    assert isinstance(block.attn_1, AttentionBlock) == attention
+    assert (block.attn_1 is not None) == attention
 
 
 @pytest.mark.parametrize(
@@ -123,5 +152,5 @@ def test_dropout_acts_in_training_alone():
 
 
 def test_groups_must_divide_the_channels():
-    with pytest.raises(ValueError, match="group_norm: expected norm_groups to divide the 48 channels, got 32"):
-        group_norm(48, 32)
+    with pytest.raises(ValueError, match="GroupNorm: expected norm_groups to divide the 48 channels, got 32"):
+        normalization(48, 32)

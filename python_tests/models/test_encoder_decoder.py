@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer
+from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer, SmallDecoder, ViTDecoder
 from vqdm_cuda.models.options import NetworkOptions
 from vqdm_cuda.quantizers import MultiScaleQuantizer, VectorQuantizer
 
@@ -61,6 +61,61 @@ def test_patches_stand_for_levels():
     assert encoder.conv_in.in_channels == decoder.conv_out.out_channels == 3 * 16
     with pytest.raises(ValueError, match="patch_size of at least 1, got 0"):
         NetworkOptions(patch_size=0)
+
+
+def test_latents_of_a_patch_become_channels():
+    """As in the first published Wasserstein VQ: 4 channels at stride 8 are 16 channels at stride 16."""
+    options = SMALL | {"latent_channels": 16, "latent_patch_size": 2, "latent_kernel_size": 1, "z_channels": 24}
+    encoder, decoder = Encoder(**options), Decoder(**options)
+    assert encoder.factor == decoder.factor == 8
+    assert (encoder.conv_out.out_channels, encoder.quant_conv.out_channels) == (24, 4)
+    assert (decoder.post_quant_conv.in_channels, decoder.conv_in.in_channels) == (4, 24)
+    fine: list[torch.Tensor] = []
+    encoder.quant_conv.register_forward_hook(lambda module, inputs, output: fine.append(output))
+    decoder.post_quant_conv.register_forward_pre_hook(lambda module, inputs: fine.append(inputs[0]))
+    images = torch.randn(2, 3, 16, 24)
+    z = encoder(images)
+    assert z.shape == (2, 16, 2, 3)
+    assert decoder(z).shape == images.shape
+    assert fine[0].shape == (2, 4, 4, 6)
+    assert torch.equal(z[:, :, 1, 2], fine[0][:, :, 2:4, 4:6].flatten(1))
+    assert torch.equal(fine[0], fine[1])
+    with pytest.raises(ValueError, match=r"latent_channels to be a multiple of latent_patch_size\^2, 4, got 6"):
+        NetworkOptions(latent_channels=6, latent_patch_size=2)
+
+
+def test_a_spatially_normalised_decoder_sees_the_latents_at_every_level():
+    torch.manual_seed(0)
+    decoder, plain = Decoder(**SMALL, spatial_norm=True), Decoder(**SMALL)
+    assert decoder.config["spatial_norm"] is True
+    more = {name for name, _ in decoder.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    norms = [name for name, _ in plain.named_parameters() if "norm" in name and name.endswith("weight")]
+    assert len(more) == 4 * len(norms)
+    assert all(name.rsplit(".", 2)[1] in ("conv_y", "conv_b") for name in more)
+    z = torch.randn(2, 6, 2, 3, requires_grad=True)
+    assert decoder(z).shape == (2, 3, 8, 12)
+    # With no path through the first convolution, the image still follows the latents.
+    for parameter in decoder.post_quant_conv.parameters():
+        torch.nn.init.zeros_(parameter)
+    decoder(z).square().sum().backward()
+    assert z.grad is not None
+    assert (z.grad != 0).all()
+
+
+@pytest.mark.parametrize("decoder", [Decoder(**SMALL), ViTDecoder(6, 6, 4, 8, 1, 2, 12), SmallDecoder(3, 6)])
+def test_the_last_layer_is_the_last(decoder):
+    torch.manual_seed(0)
+    z = torch.randn(1, decoder.latent_channels, 2, 2)
+    before = decoder(z)
+    with torch.no_grad():
+        decoder.last_layer.mul_(2)
+        bias = dict(decoder.named_parameters())[
+            next(name for name, p in decoder.named_parameters() if p is decoder.last_layer).replace("weight", "bias")
+        ]
+        bias.mul_(2)
+    # Small decoders end with a relu and go from [0, 1] to [-1, 1].
+    expected = 2 * before + 1 if isinstance(decoder, SmallDecoder) else 2 * before
+    torch.testing.assert_close(decoder(z), expected)
 
 
 @pytest.mark.parametrize("attention", [True, False])
@@ -125,6 +180,8 @@ def test_the_configuration_rebuilds_the_network(network):
         ({"channel_multipliers": (1, 0)}, r"positive channel_multipliers, got \(1, 0\)"),
         ({"latent_kernel_size": 2}, "latent_kernel_size to be odd and positive, got 2"),
         ({"dropout": 1.0}, "dropout from 0 to below 1, got 1.0"),
+        ({"latent_patch_size": 0}, "latent_patch_size of at least 1, got 0"),
+        ({"z_channels": 0}, "z_channels of at least 1, got 0"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -8,7 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vqdm_cuda.models import Decoder, Encoder, ImageTokenizer, pretrained
+from vqdm_cuda.models import (
+    Decoder,
+    DecoderNetwork,
+    Encoder,
+    EncoderNetwork,
+    ImageTokenizer,
+    SmallDecoder,
+    SmallEncoder,
+    ViTDecoder,
+    ViTEncoder,
+    pretrained,
+)
 from vqdm_cuda.quantizers import (
     EMAQuantizer,
     FiniteScalarQuantizer,
@@ -55,6 +66,17 @@ QUANTIZERS = {
     "heads of normalized": lambda: MultiHeadQuantizer(NormalizedQuantizer(50, 3), 2),
     "residual": lambda: ResidualQuantizer(EMAQuantizer(50, 6, revive_below=1.0), 3),
     "residual of wasserstein": lambda: ResidualQuantizer(WassersteinQuantizer(50, 6, queue_size=40), 2),
+}
+
+
+PATCHES: dict[str, Any] = SMALL | {"latent_channels": 8, "latent_patch_size": 2, "z_channels": 5}
+VIT: dict[str, Any] = {"latent_channels": 6, "patch_size": 4, "width": 8, "depth": 1, "num_heads": 2, "mlp_width": 12}
+NETWORKS = {
+    "vqgan": lambda: (Encoder(**SMALL), Decoder(**SMALL)),
+    "patches of latents": lambda: (Encoder(**PATCHES), Decoder(**PATCHES)),
+    "spatial norm": lambda: (Encoder(**SMALL), Decoder(**SMALL, spatial_norm=True)),
+    "small": lambda: (SmallEncoder(3, 6), SmallDecoder(3, 6)),
+    "vit": lambda: (ViTEncoder(**VIT), ViTDecoder(**VIT)),
 }
 
 
@@ -105,6 +127,30 @@ def test_what_is_saved_is_loaded(kind, memory_format, tmp_path):
     torch.testing.assert_close(loaded(x)[0], model(x)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_comes_back(network, tmp_path):
+    torch.manual_seed(0)
+    encoder, decoder = NETWORKS[network]()
+    model = ImageTokenizer(encoder, VectorQuantizer(50, encoder.latent_channels), decoder).eval()
+    model.save_pretrained(tmp_path)
+    loaded = ImageTokenizer.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert json.loads(json.dumps(model.config)) == model.config
+    x = torch.rand(2, 3, 16, 24) * 2 - 1
+    tokens = model.encode(x)
+    assert tokens.shape == (2, 16 // model.factor, 24 // model.factor)
+    assert torch.equal(loaded.encode(x), tokens)
+    assert torch.equal(loaded.decode(tokens), model.reconstruct(x))
+
+
+def test_every_network_that_can_be_saved_can_be_named():
+    encoders, decoders = zip(*(build() for build in NETWORKS.values()), strict=True)
+    assert set(pretrained.KINDS["encoder"]) == {encoder.kind for encoder in encoders}
+    assert set(pretrained.KINDS["decoder"]) == {decoder.kind for decoder in decoders}
+    assert all(isinstance(encoder, EncoderNetwork) for encoder in encoders)
+    assert all(isinstance(decoder, DecoderNetwork) for decoder in decoders)
+
+
 def test_saving_again_replaces_both_files(folder):
     model = tokenizer("multi_scale")
     model.save_pretrained(folder)
@@ -145,8 +191,12 @@ def test_a_missing_file_is_named(folder, name):
     [
         ("format", "other", "expected format .* got {'format': 'other', 'version': 1}"),
         ("version", 2, "expected format .* 'version': 2"),
-        ("encoder", None, r"expected the kind of encoder to be one of \['encoder', 'small_encoder'\], got None"),
-        ("encoder.kind", "decoder", r"one of \['encoder', 'small_encoder'\], got 'decoder'"),
+        (
+            "encoder",
+            None,
+            r"expected the kind of encoder to be one of \['encoder', 'small_encoder', 'vit_encoder'\], got None",
+        ),
+        ("encoder.kind", "decoder", r"one of \['encoder', 'small_encoder', 'vit_encoder'\], got 'decoder'"),
         ("quantizer.kind", "os.system", r"one of \['ema', .*'multi_head', .*'wasserstein'\], got 'os.system'"),
         ("quantizer.kind", ["vector"], r"one of .*, got \['vector'\]"),
         ("quantizer.exec", "rm", r"expected options of the quantizer of kind 'vector', got \['exec'\]"),

@@ -99,6 +99,26 @@ def test_the_codebook_starts_as_published():
     assert SinkhornQuantizer(4096, 16, init_bound=0.1).weight.abs().max() <= 0.1
 
 
+@pytest.mark.parametrize("linear_map", [True, False])
+def test_a_reset_draws_codes_and_map_as_the_constructor_does(linear_map):
+    q = quantizer(linear_map=linear_map)
+    with torch.no_grad():
+        for parameter in q.parameters():
+            parameter.fill_(float("nan"))
+    torch.manual_seed(0)
+    q.reset_parameters()
+    fresh = quantizer(linear_map=linear_map)
+    assert torch.equal(q.weight, fresh.weight)
+    assert torch.equal(q.codebook, fresh.codebook)
+
+
+@pytest.mark.parametrize("linear_map", [True, False])
+def test_it_starts_at_given_codes(linear_map):
+    q, codes = quantizer(linear_map=linear_map), torch.randn(K, D)
+    q.start_at(codes)
+    assert torch.equal(q.codebook, codes)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("loss_form", ["l2", "l1", "ce"])
 @pytest.mark.parametrize("linear_map", [True, False])

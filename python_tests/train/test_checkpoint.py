@@ -6,28 +6,15 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from faults import at_operation, die, forked
 from vqdm_train import checkpoint
 from vqdm_train.checkpoint import CorruptCheckpointError, clean, newest_valid, replace_folder, save, verify
-
-# Audit events of every Python call that touches a file; fsync has none and is patched.
-OPERATIONS = (
-    "os.fsync",
-    "open",
-    "os.mkdir",
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "os.listdir",
-    "os.scandir",
-    "shutil.rmtree",
-)
 
 
 def writer(step: int) -> Callable[[Path], None]:
@@ -52,39 +39,6 @@ def saved_step(folder: Path | None) -> int:
 
 def silent(_: str) -> None:
     """Where damage is not what a test is about."""
-
-
-def after_fork(child: Callable[[], None]) -> int:
-    """Runs `child` in a process of its own that may die; its exit status as os.waitstatus_to_exitcode gives it."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child()
-        except BaseException:
-            os._exit(3)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def at_operation(number: int, action: Callable[[], None]) -> list[str]:
-    """From now on, in this process, the file operation of this number does `action` first; the list fills with them."""
-    met: list[str] = []
-
-    def arrive(event: str, _: object = None) -> None:
-        if event in OPERATIONS:
-            met.append(event)
-            if len(met) == number:
-                action()
-
-    fsync = os.fsync
-
-    def counted_fsync(handle: int) -> None:
-        arrive("os.fsync")
-        fsync(handle)
-
-    os.fsync = counted_fsync  # type: ignore[assignment]
-    sys.addaudithook(arrive)  # cannot be removed: for processes about to end only
-    return met
 
 
 # values ---------------------------------------------------------------------------------------------------------------
@@ -120,6 +74,13 @@ def test_saving_again_keeps_a_valid_one_and_replaces_a_damaged_one(tmp_path: Pat
     assert saved_step(save(tmp_path, 5, writer(5), keep_last=1)) == 5
 
 
+def test_the_best_stays_until_another_is(tmp_path: Path) -> None:
+    for step, best in ((5, 5), (10, 5), (15, 5), (20, 20), (25, 20)):
+        save(tmp_path, step, writer(step), keep_last=1, keep={best})
+        assert {path.name for path in tmp_path.iterdir()} == {f"step-{kept:06d}" for kept in (best, step)}
+    assert saved_step(newest_valid(tmp_path, silent)) == 25
+
+
 def test_damaged_later_ones_do_not_push_out_valid_ones(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         save(tmp_path, step, writer(step), keep_last=3)
@@ -140,16 +101,12 @@ def test_replace_folder_replaces(tmp_path: Path) -> None:
 # kills and failures ---------------------------------------------------------------------------------------------------
 
 
-def _die() -> None:
-    os._exit(9)
-
-
 def _full_disk() -> None:
     raise OSError(errno.ENOSPC, "no space left on device")
 
 
 @pytest.mark.parametrize("keep_last", [1, 2])
-@pytest.mark.parametrize("action", [_die, _full_disk])
+@pytest.mark.parametrize("action", [die, _full_disk])
 def test_stopped_at_every_file_operation(tmp_path: Path, keep_last: int, action: Callable[[], None]) -> None:
     """Whatever operation of a save is its last, the previous checkpoint or the new one is there and whole."""
     for number in range(1, 200):
@@ -162,7 +119,7 @@ def test_stopped_at_every_file_operation(tmp_path: Path, keep_last: int, action:
             save(root, 15, writer(15), keep_last=keep_last)
             os._exit(4 if len(met) < number else 0)  # 0 also where an operation may fail, as mkdir of what is there
 
-        status = after_fork(child)
+        status = forked(child)
         complaints: list[str] = []
         step = saved_step(newest_valid(root, complaints.append))
         assert complaints == []

@@ -91,8 +91,8 @@ def test_result_is_the_mean_of_single_images():
     metrics.update(originals, reconstructions)
     assert len(metrics) == 7
     result = metrics.result()
-    assert list(result) == ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y"]
-    for name, (function, luma) in zip(result, itertools.product((psnr, ssim), (False, True)), strict=True):
+    assert list(result) == ["psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "sharpness"]
+    for name, (function, luma) in zip(metrics.NAMES, itertools.product((psnr, ssim), (False, True)), strict=True):
         values = [function(a, b, luma=luma) for a, b in zip(originals, reconstructions, strict=True)]
         assert result[name] == math.fsum(values) / 7
 
@@ -106,6 +106,23 @@ def test_result_has_the_same_bits_for_any_split_and_order(split):
     for a, b in reversed(list(zip(originals.split(split), reconstructions.split(split), strict=True))):
         parts.update(a, b)
     assert parts.result() == whole.result()
+
+
+def sharpness(original, reconstruction):
+    metrics = ImageMetrics()
+    metrics.update(original[None], reconstruction[None])
+    return metrics.result()["sharpness"]
+
+
+def test_sharpness_is_how_much_neighbours_differ():
+    ramp = torch.linspace(0, 1, 16).expand(3, 16, 16)
+    assert sharpness(ramp, ramp) == 1
+    assert sharpness(ramp, 0.25 + ramp / 2) == pytest.approx(0.5)
+    assert sharpness(ramp, ramp.transpose(1, 2)) == pytest.approx(1)
+    noise = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
+    blurred = torch.nn.functional.avg_pool2d(noise, 3, 1, 1, count_include_pad=False)
+    assert 0.1 < sharpness(noise, blurred) < 0.5
+    assert math.isnan(sharpness(torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)))
 
 
 def test_numpy_and_float64_agree_with_torch():

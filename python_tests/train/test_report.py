@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vqdm_train.report import write_report
-from vqdm_train.report_charts import _running_mean, code_use_chart, curve_chart
+from vqdm_train.report_charts import Line, _running_mean, code_use_chart, curve_chart, part_chart
 
 NASTY = '<script>alert("&\'x")</script>$title'
 
@@ -37,6 +37,7 @@ def write_run(root, name="demo", *, steps=100, counts=(5, 0, 3, 1), config=None,
         "psnr_y": 24.5,
         "ssim_rgb": 0.61234,
         "ssim_y": 0.7,
+        "sharpness": 0.6789,
         "lpips_alex": None,
         "lpips_vgg": None,
         "rfid": None,
@@ -119,6 +120,7 @@ def test_metrics_stand_with_units_and_reasons(tmp_path):
         "PSNR, Y (dB) ↑": "24.50",
         "SSIM, RGB ↑": "0.6123",
         "SSIM, Y ↑": "0.7000",
+        "sharpness": "0.679",
         "LPIPS, AlexNet ↓": "no weight file",
         "LPIPS, VGG ↓": "not measured",
         "rFID ↓": "fewer than 2,048 images",
@@ -151,6 +153,69 @@ def test_every_logged_term_has_a_chart(tmp_path):
         "wasserstein",
         "learning rate",
     ]
+
+
+def write_stats(run, *rows):
+    (run / "stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def captions(section):
+    found = re.findall(r"<figcaption>(.*?)</figcaption><svg", section)
+    return [re.sub(r"<span[^>]*></span>", "", caption) for caption in found]
+
+
+def lines(figure):
+    """How many curves a chart has, of each colour."""
+    found = re.findall(r'<path d="[^"]*"[^>]*style="fill: none;[^"]*stroke: var\(--series-(\d)\)', figure)
+    return {int(color): found.count(color) for color in set(found)}
+
+
+def test_curves_stand_with_what_they_belong_to_and_runs_may_log_different_keys(tmp_path):
+    """The first run is adversarial from step 20 on and not evaluated; the second is neither."""
+    scales = {"utilization_scale_1": 0.1, "utilization_scale_10": 0.9, "utilization_scale_2": 0.5}
+    plain = {"loss": 1.0, "l1": 0.5, "utilization": 0.5, "gradient": 2.0, "lr": 0.1, "eval_psnr_rgb": 20.0}
+    late = {"adversarial": 0.3, "logits_real": 0.5, "logits_fake": -0.5, "discriminator_gradient": 1.5}
+    first = write_run(tmp_path, "gan")
+    write_stats(first, {"step": 10, **plain}, {"step": 20, **plain, **late}, {"step": 30, **plain, **late})
+    (first / "eval.json").unlink()
+    second = write_run(tmp_path, "plain")
+    write_stats(second, *({"step": step, **plain, **scales} for step in (10, 20)))
+    text = page(tmp_path, first, second)
+    section = text[text.index('<section id="training">') : text.index('<section id="config">')]
+    headings = re.split(r"<h3>|<details>", section)
+    assert [captions(part) for part in headings] == [
+        ["loss, all terms together", "codes used since the last logged step"],
+        ["PSNR, RGB, dB"],
+        ["l1", "adversarial"],
+        ["logits of the discriminator: images; dashed, reconstructions"],
+        ["norm of the gradient", "norm of the gradient of the discriminator"],
+        ["codes used, by scale, in the last logged steps", "plain: codes used; the first scale is palest"],
+        ["learning rate"],
+    ]
+    figures = dict(re.findall(r"<figcaption>(.*?)</figcaption>(<svg.*?</svg>)", section, re.DOTALL))
+    assert lines(figures["l1"]) == {0: 1, 1: 1}
+    assert lines(figures["adversarial"]) == {0: 1}
+    logits = figures["logits of the discriminator: images; dashed, reconstructions"]
+    assert lines(logits) == {0: 2}
+    assert logits.count("stroke-dasharray") == 1
+    by_scale = figures["codes used, by scale, in the last logged steps"]
+    assert [label for label in labels(by_scale) if "%" not in label] == ["1", "2", "10"]
+    assert Page(text).row("PSNR, RGB (dB) ↑")[:2] == ["not evaluated yet", "21.99"]
+
+
+@pytest.mark.parametrize("word", ["head", "depth"])
+def test_heads_and_depths_have_charts_of_their_own(tmp_path, word):
+    run = write_run(tmp_path)
+    write_stats(run, {"step": 10, f"perplexity_{word}_1": 3.0, f"perplexity_{word}_2": 5.0})
+    text = page(tmp_path, run)
+    assert f"<h3>Use of the codes, by {word}</h3>" in text
+    assert f"perplexity, codes, by {word}, in the last logged steps" in text
+
+
+def test_labels_of_many_scales_do_not_overlap():
+    names = [str(size) for size in range(1, 31)]
+    assert labels(part_chart(names, [[0.5] * 30], percent=True))[:10] == names[::3]
 
 
 def test_samples_are_inside_the_page(tmp_path):
@@ -209,11 +274,11 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert "@import" not in text
     assert re.findall(r"url\((.)", text) == ["#"] * text.count("url(")
     assert page(tmp_path, *runs) == text
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob(".*partial*"))
 
 
 def test_charts_are_well_formed_and_take_the_pages_colours():
-    chart = curve_chart([([1, 2, 3], [1.0, 0.1, 0.01]), ([1, 2, 3], [0.5, 0.2, 0.1])], log=True)
+    chart = curve_chart([Line([1, 2, 3], [1.0, 0.1, 0.01]), Line([1, 2, 3], [0.5, 0.2, 0.1], color=1)], log=True)
     ElementTree.fromstring(chart)
     assert "var(--series-0)" in chart
     assert "var(--series-1)" in chart
@@ -233,11 +298,11 @@ def labels(chart):
 def test_axes_are_logarithmic_where_values_span_decades():
     falling = [10.0 ** -(i / 10) for i in range(40)]
     steps = list(range(40))
-    assert {"1", "0.1", "0.01", "0.001"} <= set(labels(curve_chart([(steps, falling)], log=True)))
-    assert "0.001" not in labels(curve_chart([(steps, falling)], log=False))
-    with_zero = curve_chart([(steps, [*falling[:-1], 0.0])], log=True)  # zero has no place on a log axis
+    assert {"1", "0.1", "0.01", "0.001"} <= set(labels(curve_chart([Line(steps, falling)], log=True)))
+    assert "0.001" not in labels(curve_chart([Line(steps, falling)], log=False))
+    with_zero = curve_chart([Line(steps, [*falling[:-1], 0.0])], log=True)  # zero has no place on a log axis
     assert "0.001" not in labels(with_zero)
-    assert "50 %" in labels(curve_chart([([0, 1], [0.0, 1.0])], percent=True))
+    assert "50 %" in labels(curve_chart([Line([0, 1], [0.0, 1.0])], percent=True))
 
 
 def test_the_running_mean_is_one_of_neighbours_and_keeps_gaps():

@@ -3,7 +3,8 @@
 A save writes everything into a hidden folder beside its target, fsyncs each file, writes `manifest.json` (sha256 and
 size of every file) last, renames the folder in one atomic step, and fsyncs the directory. A folder named `step-NNNNNN`
 is therefore complete, and its hashes tell whether the disk has kept it. A folder is deleted the other way round: it is
-first renamed to a hidden name, so no half-deleted folder ever carries the name of a checkpoint.
+first renamed to a hidden name, so no half-deleted folder ever carries the name of a checkpoint. Nothing is deleted
+before what takes its place has its name.
 """
 
 import hashlib
@@ -11,9 +12,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from vqdm_train.files import sync, sync_folder
 
 __all__ = [
     "CheckpointConfig",
@@ -37,10 +42,11 @@ class CorruptCheckpointError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """How often a run saves, and how many of its checkpoints stay."""
+    """How often a run saves, and which of its checkpoints stay."""
 
     save_every: int = 1000
     keep_last: int = 3
+    keep_best: bool = True  # also the best one, however old
 
     def __post_init__(self) -> None:
         if self.save_every < 1 or self.keep_last < 1:
@@ -55,26 +61,38 @@ def save(
     write: Callable[[Path], None],  # puts the files into the empty folder it is given
     *,
     keep_last: int,
+    keep: Collection[int] = (),  # steps that stay whatever their age: the best one
 ) -> Path:
-    """Saves `root/step-NNNNNN` and then deletes all but the newest `keep_last`; returns the folder.
+    """Saves `root/step-NNNNNN`, then deletes all but the newest `keep_last` and those of `keep`; returns the folder.
 
     A valid checkpoint of that step that is already there stays as it is; a damaged one is replaced.
+
+    Raises:
+        OSError: it could not be written, as on a full disk. The checkpoints that were there are there still.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        root.mkdir(parents=True)
+        sync_folder(root.parent)
     target = root / f"step-{step:06d}"
-    if not target.exists() or _damage(target) is not None:
-        replace_folder(target, write)
+    if not target.is_dir() or _damage(target) is not None:
+        try:
+            replace_folder(target, write)
+        except (OSError, SafetensorError) as error:
+            before = [folder.name for folder in _steps(root) if step_of(folder) < step][:1]
+            raise OSError(
+                f"{target} could not be saved: {error}; "
+                + (f"{before[0]} is kept, and the same command goes on from there" if before else "it was the first")
+            ) from error
     # Later steps can only be damaged ones that a resume passed over: they must not count as kept.
     for old in [folder for folder in _steps(root) if step_of(folder) <= step][keep_last:]:
-        _delete(old)
+        if step_of(old) not in keep:
+            _delete(old)
     return target
 
 
 def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Writes a folder and its manifest, then puts it under its name, in place of what has that name, if anything."""
-    partial = target.parent / f"{_HIDDEN}{os.getpid()}-{target.name}"
-    if partial.exists():
-        shutil.rmtree(partial)
+    partial = _hidden(target, "new")
     partial.mkdir()
     try:
         write(partial)
@@ -82,10 +100,13 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     except BaseException:  # a full disk, Ctrl-C: give the space back, then let it through
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    old = _hidden(target, "old")
     if target.exists():
-        _delete(target)
+        os.rename(target, old)
     os.rename(partial, target)
-    _fsync_folder(target.parent)
+    sync_folder(target.parent)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def newest_valid(root: Path, report: Callable[[str], None]) -> Path | None:
@@ -108,7 +129,10 @@ def verify(folder: Path) -> None:
 def clean(root: Path) -> None:
     """Removes what killed saves and deletions left in `root`. Only while no other process saves there."""
     for left in root.glob(f"{_HIDDEN}*"):
-        shutil.rmtree(left)
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def step_of(folder: Path) -> int:
@@ -123,16 +147,13 @@ def _seal(folder: Path) -> None:
     """Brings every file of the folder to the disk, the manifest last."""
     files = {}
     for path in list(_files(folder)):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(path)
         files[path.relative_to(folder).as_posix()] = {"sha256": _sha256(path), "bytes": path.stat().st_size}
-    with (folder / MANIFEST).open("w") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
+    sync(folder / MANIFEST)
     for inner in [path for path in folder.rglob("*") if path.is_dir()]:
-        _fsync_folder(inner)
-    _fsync_folder(folder)
+        sync_folder(inner)
+    sync_folder(folder)
 
 
 def _steps(root: Path) -> list[Path]:
@@ -148,6 +169,8 @@ def _damage(folder: Path) -> str | None:
         expected = {name: (entry["sha256"], entry["bytes"]) for name, entry in files.items()}
     except FileNotFoundError:
         return f"{folder} has no {MANIFEST}"
+    except OSError as error:
+        return f"{folder}/{MANIFEST} cannot be read ({error.strerror})"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{folder}/{MANIFEST} is not readable"
     found = {path.relative_to(folder).as_posix(): path for path in _files(folder) if path != folder / MANIFEST}
@@ -178,16 +201,14 @@ def _sha256(path: Path) -> str:
 
 
 def _delete(folder: Path) -> None:
-    hidden = folder.parent / f"{_HIDDEN}{os.getpid()}-old-{folder.name}"
-    if hidden.exists():
-        shutil.rmtree(hidden)
+    hidden = _hidden(folder, "old")
     os.rename(folder, hidden)
     shutil.rmtree(hidden)
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _hidden(folder: Path, word: str) -> Path:
+    """A hidden name beside the folder, with nothing under it."""
+    hidden = folder.with_name(f"{_HIDDEN}{os.getpid()}-{word}-{folder.name}")
+    if hidden.exists():  # an earlier process with this number was killed
+        shutil.rmtree(hidden)
+    return hidden

@@ -99,6 +99,7 @@ def train(
     from vqdm_train import distributed
     from vqdm_train.trainer import Trainer
 
+    trainer: Trainer | None = None
     if preset is None and config_file is None:
         raise click.UsageError("expected --preset NAME or --config FILE.json, got neither")
     if out is None:
@@ -110,11 +111,12 @@ def train(
     flags |= {name: value for name, value in named.items() if value is not None}
     with _errors_in_one_sentence():
         config = _configure(preset, config_file, settings, flags)
-        world = distributed.init(config.device)
-        trainer = Trainer(config, out, world)
-        finished = trainer.run()
-        if world.main and finished:
-            _finish_run(trainer, out)
+        world = distributed.init(config.device, config.timeout)
+        with distributed.failing_together(world, lambda: trainer.state.step if trainer else 0):
+            trainer = Trainer(config, out, world)
+            finished = trainer.run()
+            if world.main and finished:
+                _finish_run(trainer, out)
     distributed.finish(world)
     if not finished:
         raise SystemExit(EXIT_STOPPED)
@@ -207,7 +209,7 @@ def reconstruct(checkpoint: Path, images: tuple[Path, ...], out: Path, size: int
     from vqdm_train.data import read_image
     from vqdm_train.data.crops import center_crop, to_tensor
     from vqdm_train.evaluate import find_model, image_size
-    from vqdm_train.runlog import save_image
+    from vqdm_train.pictures import save_image
 
     targets = {image: out / f"{image.stem}-reconstruction.png" for image in images}
     if {target.resolve() for target in targets.values()} & {image.resolve() for image in images}:

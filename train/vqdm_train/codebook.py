@@ -15,7 +15,6 @@ from torch import Tensor
 
 from vqdm_cuda import (
     ImageTokenizer,
-    LinearQuantizer,
     MultiHeadQuantizer,
     MultiScaleQuantizer,
     NormalizedQuantizer,
@@ -43,11 +42,7 @@ def start_at_kmeans(tokenizer: ImageTokenizer, stream: TrainStream, seed: int, w
     features = torch.cat(batches)
     if world.main:
         print(f"codes       start at the k-means of {len(features):,} features, of {len(batches)} batches", flush=True)
-    codes = kmeans(features, K, seed=seed)
-    if isinstance(quantizer, LinearQuantizer):
-        quantizer.start_at(codes)
-    else:
-        quantizer.set_codes(codes)  # type: ignore[operator]
+    quantizer.start_at(kmeans(features, K, seed=seed))  # type: ignore[operator]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Measures a tokenizer on the held-out images of a data set: what eval.json holds.
 
 psnr_*, ssim_*        of the reconstruction from the tokens, clamped to [-1, 1], as the protocol says (metrics.py)
+sharpness             how much the reconstructions' luma varies, in that of the originals (metrics.py)
 quantization_error    E = mean of ||z - z_q||^2 over latent positions: the sum over the d channels, not its root
 utilization           U = codes used at least once by all images together / K
 perplexity            C = exp(-sum p_k log p_k) over the same counts
@@ -12,7 +13,6 @@ Tokens are those of evaluation mode: the nearest codes, but for a quantizer with
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vqdm_cuda import ImageTokenizer, Usage
 from vqdm_train import checkpoint
+from vqdm_train.files import replace_file
 from vqdm_train.metrics import ImageMetrics
 
 __all__ = ["PROTOCOLS", "HeldOut", "evaluate", "find_model", "image_size", "table", "tokens_per_image", "write_json"]
@@ -168,6 +169,7 @@ def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("PSNR (Y)", f"{result['psnr_y']:.2f} dB"),
         ("SSIM (RGB)", f"{result['ssim_rgb']:.4f}"),
         ("SSIM (Y)", f"{result['ssim_y']:.4f}"),
+        ("sharpness", f"{result['sharpness']:.3f}"),
         ("quantization error", f"{result['quantization_error']:.4g}"),
         ("codes used", f"{100 * result['utilization']:.1f} % of {result['codebook_size']}"),
         ("perplexity", f"{result['perplexity']:.1f}"),
@@ -183,6 +185,4 @@ def write_json(path: Path, data: object) -> None:
     if path.exists() and not path.is_file():
         path.write_text(json.dumps(data, indent=1) + "\n")
         return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(partial, path)
+    replace_file(path, lambda partial: partial.write_text(json.dumps(data, indent=1) + "\n"))

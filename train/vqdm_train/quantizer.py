@@ -4,24 +4,9 @@ import dataclasses
 import functools
 import inspect
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from vqdm_cuda import (
-    EMAQuantizer,
-    FiniteScalarQuantizer,
-    IndexBackpropQuantizer,
-    LinearQuantizer,
-    LookupFreeQuantizer,
-    MultiHeadQuantizer,
-    MultiScaleQuantizer,
-    NormalizedQuantizer,
-    OnlineClusteringQuantizer,
-    Quantizer,
-    ResidualQuantizer,
-    SinkhornQuantizer,
-    VectorQuantizer,
-    WassersteinQuantizer,
-)
+from vqdm_cuda import QUANTIZERS, MultiHeadQuantizer, MultiScaleQuantizer, Quantizer, ResidualQuantizer
 from vqdm_train.quantizer_options import (
     EMAConfig,
     FiniteScalarConfig,
@@ -34,6 +19,22 @@ from vqdm_train.quantizer_options import (
 
 __all__ = ["KINDS", "QuantizerConfig", "build_quantizer"]
 
+_Kind = Literal[
+    "vector",
+    "ema",
+    "online",
+    "linear",
+    "normalized",
+    "wasserstein",
+    "sinkhorn",
+    "finite_scalar",
+    "lookup_free",
+    "index_backprop",
+]
+KINDS: dict[str, type[Quantizer]] = {kind: QUANTIZERS[kind] for kind in get_args(_Kind)}
+_OF_ALL = ("kind", "codebook_size", "init", "table", "num_heads", "residual_depth", "scales")
+_MULTI_SCALE = ("phi_kernel_size", "phi_ratio", "num_phi", "matching", "scale_weights")
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig:
@@ -43,18 +44,7 @@ class QuantizerConfig:
     A wasserstein_weight of 0 trains without matching.
     """
 
-    kind: Literal[
-        "vector",
-        "ema",
-        "online",
-        "linear",
-        "normalized",
-        "wasserstein",
-        "sinkhorn",
-        "finite_scalar",
-        "lookup_free",
-        "index_backprop",
-    ] = "wasserstein"
+    kind: _Kind = "wasserstein"
     codebook_size: int = 4096  # of kinds finite_scalar and lookup_free, what their options make it
     init: Literal["random", "kmeans"] = "random"  # kmeans: codes start at the k-means of the first features
     table: str | None = None  # codes start at those of a file, .npy or .safetensors: [K, d], or [K, linear.table_dim]
@@ -148,32 +138,11 @@ class QuantizerConfig:
                 "quantizer: expected init=random with scales or residual_depth, whose codes stand for what other codes "
                 "left over, got kmeans"
             )
-        if self.init == "kmeans" and (
-            (self.kind == "sinkhorn" and self.sinkhorn.linear_map) or self.linear.table_dim is not None
-        ):
+        if self.init == "kmeans" and self.linear.table_dim is not None:
             raise ValueError(
-                "quantizer: expected sinkhorn.linear_map=false and linear.table_dim=null with init=kmeans, so that the "
-                f"codes can start at features, got {self.sinkhorn.linear_map} and {self.linear.table_dim}"
+                "quantizer: expected linear.table_dim=null with init=kmeans, so that the codes can start at features, "
+                f"got {self.linear.table_dim}"
             )
-
-
-KINDS: dict[str, type[Quantizer]] = {
-    quantizer.kind: quantizer
-    for quantizer in (
-        VectorQuantizer,
-        EMAQuantizer,
-        OnlineClusteringQuantizer,
-        LinearQuantizer,
-        NormalizedQuantizer,
-        WassersteinQuantizer,
-        SinkhornQuantizer,
-        FiniteScalarQuantizer,
-        LookupFreeQuantizer,
-        IndexBackpropQuantizer,
-    )
-}
-_OF_ALL = ("kind", "codebook_size", "init", "table", "num_heads", "residual_depth", "scales")
-_MULTI_SCALE = ("phi_kernel_size", "phi_ratio", "num_phi", "matching", "scale_weights")
 
 
 @functools.cache

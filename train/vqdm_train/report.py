@@ -1,14 +1,14 @@
 """One self-contained HTML page about one run or several side by side: `write_report`.
 
 The page holds everything itself (images as data URIs, charts as inline SVG, no scripts) and follows the reader's light
-or dark theme. Its frame and style are report.html; report_runs.py reads the runs and report_charts.py draws.
+or dark theme. Its frame and style are report.html; report_runs.py reads the runs, report_training.py tells how training
+went, and report_charts.py draws.
 """
 
 import base64
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -16,8 +16,10 @@ from string import Template
 from typing import Any, NamedTuple
 
 from vqdm_cuda import __version__
-from vqdm_train.report_charts import NUM_COLORS, code_use_chart, curve_chart
+from vqdm_train.files import replace_file
+from vqdm_train.report_charts import code_use_chart
 from vqdm_train.report_runs import Run, read_runs
+from vqdm_train.report_training import chip, training_section
 
 __all__ = ["write_report"]
 
@@ -38,6 +40,7 @@ _METRICS = (
     Metric("psnr_y", "PSNR, Y", "dB", "higher", ".2f", "BT.601 luma, 16 to 235, peak 255"),
     Metric("ssim_rgb", "SSIM, RGB", "", "higher", ".4f", "7 × 7 window, mean of three channels"),
     Metric("ssim_y", "SSIM, Y", "", "higher", ".4f", "7 × 7 window, BT.601 luma"),
+    Metric("sharpness", "sharpness", "", "", ".3f", "gradients of Y, of the reconstructions over the originals'"),
     Metric("lpips_alex", "LPIPS, AlexNet", "", "lower", ".4f", "perceptual distance"),
     Metric("lpips_vgg", "LPIPS, VGG", "", "lower", ".4f", "perceptual distance"),
     Metric("rfid", "rFID", "", "lower", ".2f", "distance of the sets of images"),
@@ -58,20 +61,6 @@ _METRICS = (
     Metric("num_tokens", "tokens measured", "", "", ",d", ""),
     Metric("protocol", "protocol", "", "", "s", ""),
 )
-# Curves shown first, in this order; then every other key a run logged, then these last ones, folded away.
-_FIRST_CURVES = ("loss", "psnr_rgb", "utilization", "perplexity")
-_LAST_CURVES = ("lr", "images_per_second", "data_wait")
-_CURVE_LABELS = {
-    "loss": "loss, all terms together",
-    "psnr_rgb": "PSNR of training batches, dB",
-    "utilization": "codes used since the last logged step",
-    "perplexity": "perplexity, codes",
-    "gradient": "norm of the gradient",
-    "codebook_gradient": "norm of the gradient to the codebook",
-    "lr": "learning rate",
-    "images_per_second": "images per second",
-    "data_wait": "seconds per step spent waiting for images",
-}
 
 
 def write_report(
@@ -94,9 +83,7 @@ def write_report(
     )
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
+    replace_file(out, lambda partial: partial.write_text(page, encoding="utf-8"))
 
 
 # The head of the page ------------------------------------------------------------------------------------------------
@@ -135,7 +122,7 @@ def _card(run: Run, i: int) -> str:
             for metric in shown
         )
         body += "</dl>"
-    return f'<section class="card"><h3>{_chip(i)}{escape(run.name)}</h3>{body}<p class="note">{steps}</p></section>'
+    return f'<section class="card"><h3>{chip(i)}{escape(run.name)}</h3>{body}<p class="note">{steps}</p></section>'
 
 
 # Sections ------------------------------------------------------------------------------------------------------------
@@ -145,7 +132,7 @@ def _metrics_section(runs: list[Run]) -> str:
     if not any(run.metrics for run in runs):
         return ""
     comparable = len({(run.metrics.get("protocol"), run.metrics.get("num_images")) for run in runs if run.metrics}) == 1
-    head = "".join(f"<th>{_chip(i)}{escape(run.name)}</th>" for i, run in enumerate(runs))
+    head = "".join(f"<th>{chip(i)}{escape(run.name)}</th>" for i, run in enumerate(runs))
     rows = []
     for metric in _METRICS:
         values = [run.metrics.get(metric.key) for run in runs]
@@ -188,7 +175,8 @@ def _samples_section(runs: list[Run]) -> str:
     folded = f'<details><summary>Earlier in training</summary><div class="grids">{earlier}</div></details>'
     return (
         '<section id="samples"><h2>Reconstructions</h2>'
-        '<p class="note">Held-out images: above, the originals; below, what comes back from their tokens.</p>'
+        '<p class="note">Held-out images: the originals, what comes back from their tokens, and four times the '
+        "difference around grey.</p>"
         f'<div class="grids">{last}</div>{folded if earlier else ""}</section>'
     )
 
@@ -197,7 +185,7 @@ def _sample(run: Run, i: int, step: int, png: bytes) -> str:
     name = escape(run.name)
     data = base64.b64encode(png).decode()
     return (
-        f"<figure><figcaption>{_chip(i)}{name}, step {step:,}</figcaption>"
+        f"<figure><figcaption>{chip(i)}{name}, step {step:,}</figcaption>"
         f'<img src="data:image/png;base64,{data}" alt="Originals above reconstructions, {name}, step {step}"></figure>'
     )
 
@@ -209,10 +197,10 @@ def _code_use_section(runs: list[Run]) -> str:
     for i, run in enumerate(runs):
         used, total = sum(count > 0 for count in run.counts), sum(run.counts)
         if not total:
-            items.append(f"<li>{_chip(i)}{escape(run.name)}: not counted yet</li>")
+            items.append(f"<li>{chip(i)}{escape(run.name)}: not counted yet</li>")
             continue
         items.append(
-            f"<li>{_chip(i)}{escape(run.name)}: {used:,} of {len(run.counts):,} codes used "
+            f"<li>{chip(i)}{escape(run.name)}: {used:,} of {len(run.counts):,} codes used "
             f"({100 * used / len(run.counts):.1f} %); the most used one is {100 * max(run.counts) / total:.2f} % "
             f"of {total:,} tokens</li>"
         )
@@ -225,33 +213,6 @@ def _code_use_section(runs: list[Run]) -> str:
     )
 
 
-def _curves_section(runs: list[Run]) -> str:
-    logged = list(dict.fromkeys(key for run in runs for row in run.stats for key in row if key != "step"))
-    logged = [key for key in logged if any(run.curve(key)[0] for run in runs)]
-    if not logged:
-        return ""
-    first = [key for key in _FIRST_CURVES if key in logged]
-    terms = [key for key in logged if key not in (*_FIRST_CURVES, *_LAST_CURVES)]
-    last = [key for key in _LAST_CURVES if key in logged]
-    folded = f"<details><summary>Schedule and speed</summary>{_charts(runs, last)}</details>" if last else ""
-    return (
-        '<section id="training"><h2>Training</h2>'
-        '<p class="note">Values of training batches. Where a curve is long, the thick line is the running mean over '
-        "a fortieth of it to either side.</p>"
-        f"{_legend(runs)}{_charts(runs, first + terms)}{folded}</section>"
-    )
-
-
-def _charts(runs: list[Run], keys: Iterable[str]) -> str:
-    charts = []
-    for key in keys:
-        linear = key in ("psnr_rgb", "utilization", *_LAST_CURVES)
-        curves = [run.curve(key) for run in runs]
-        chart = curve_chart(curves, log=not linear, percent=key == "utilization", smooth=key != "lr")
-        charts.append(f"<figure><figcaption>{escape(_CURVE_LABELS.get(key, key))}</figcaption>{chart}</figure>")
-    return f'<div class="charts">{"".join(charts)}</div>'
-
-
 def _config_section(runs: list[Run]) -> str:
     keys = list(dict.fromkeys(key for run in runs for key in run.config))
     texts = {key: [_plain(run.config, key) for run in runs] for key in keys}
@@ -262,7 +223,7 @@ def _config_section(runs: list[Run]) -> str:
         said = f"{_count(len(differing), 'value')} {'differs' if len(differing) == 1 else 'differ'} between the runs"
         parts.append(f'<p class="note">{said}{", highlighted." if differing else "."}</p>')
     if differing:
-        head = "".join(f"<th>{_chip(i)}{escape(run.name)}</th>" for i, run in enumerate(runs))
+        head = "".join(f"<th>{chip(i)}{escape(run.name)}</th>" for i, run in enumerate(runs))
         rows = "".join(_config_row(key, texts[key], "differs") for key in differing)
         parts.append(_config_table(f"<tr><th></th>{head}</tr>", rows))
     if common:
@@ -285,21 +246,12 @@ _SECTIONS: tuple[Callable[[list[Run]], str], ...] = (
     _metrics_section,
     _samples_section,
     _code_use_section,
-    _curves_section,
+    training_section,
     _config_section,
 )
 
 
 # Small pieces --------------------------------------------------------------------------------------------------------
-
-
-def _chip(i: int) -> str:
-    return f'<span class="chip" style="--color: var(--series-{i % NUM_COLORS})"></span>'
-
-
-def _legend(runs: list[Run]) -> str:
-    items = "".join(f"<li>{_chip(i)}{escape(run.name)}</li>" for i, run in enumerate(runs))
-    return f'<ul class="legend">{items}</ul>' if len(runs) > 1 else ""
 
 
 def _format(metric: Metric, value: Any) -> str:

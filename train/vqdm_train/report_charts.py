@@ -7,6 +7,7 @@ Charts carry numbers only; every word that a user chose stands in the page's HTM
 import io
 import math
 import re
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-__all__ = ["NUM_COLORS", "code_use_chart", "curve_chart"]
+__all__ = ["NUM_COLORS", "Line", "code_use_chart", "curve_chart", "part_chart"]
 
 NUM_COLORS = 6  # --series-0 ... --series-5 of the page; more runs use them again
 _INK, _GRID = "#010101", "#020202"
@@ -23,44 +24,55 @@ _SERIES = [f"#0300{i:02d}" for i in range(NUM_COLORS)]
 _MAX_POINTS = 800  # per line: more than there are pixels
 _SMOOTH_FROM = 60  # points from which a running mean is drawn over the raw curve
 
-Curve = tuple[list[int], list[float]]
+
+class Line(NamedTuple):
+    """Values over steps, in the colour of a run."""
+
+    steps: list[int]
+    values: list[float]
+    color: int = 0
+    dashed: bool = False
+    opacity: float = 1.0
 
 
 def curve_chart(
-    curves: list[Curve],  # one per run: steps and values
+    lines: list[Line],
     *,
     log: bool = False,
     percent: bool = False,
     smooth: bool = True,
 ) -> str:
-    """Values over steps, the runs in one pair of axes. Long curves are thin, under their running mean (`smooth`).
+    """Values over steps, all in one pair of axes. Long lines are thin, under their running mean (`smooth`).
 
     `log` holds where all values are positive and span more than a factor of 10.
     """
     figure, axes = _axes(4.2, 2.35)
-    finite = [value for _, values in curves for value in values if math.isfinite(value)]
+    finite = [value for line in lines for value in line.values if math.isfinite(value)]
     if log and finite and min(finite) > 0 and max(finite) > 10 * min(finite):
         _log_axis(axes, min(finite), max(finite))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %" if percent else _short(y)))
-    for i, (steps, logged) in enumerate(curves):
-        values = np.array([value if math.isfinite(value) else math.nan for value in logged])  # a gap in the line
-        color = _SERIES[i % NUM_COLORS]
+    for line in lines:
+        values = np.array([value if math.isfinite(value) else math.nan for value in line.values])  # a gap in the line
         long = smooth and len(values) >= _SMOOTH_FROM
         keep = _thin(len(values))
-        marker = "o" if len(values) == 1 else None
+        steps = np.array(line.steps)[keep]
+        style: dict[str, Any] = {
+            "color": _SERIES[line.color % NUM_COLORS],
+            "linestyle": (0, (3, 2)) if line.dashed else "-",
+        }
         axes.plot(
-            np.array(steps)[keep],
+            steps,
             values[keep],
-            color=color,
             linewidth=0.8 if long else 1.6,
-            alpha=0.3 if long else 1,
-            marker=marker,
+            alpha=line.opacity * (0.3 if long else 1),
+            marker="o" if len(values) == 1 else None,
             markersize=4,
+            **style,
         )
         if long:
-            axes.plot(np.array(steps)[keep], _running_mean(values)[keep], color=color, linewidth=1.6)
+            axes.plot(steps, _running_mean(values)[keep], linewidth=1.6, alpha=line.opacity, **style)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
@@ -94,6 +106,25 @@ def code_use_chart(
     axes.set_xlabel("code, most used first")
     axes.set_ylabel("times used")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short(x)))
+    return _svg(figure)
+
+
+def part_chart(
+    names: list[str],  # of the scales, heads or depths, in their order
+    values: list[list[float]],  # one list for each run, NaN where it has no such part
+    *,
+    percent: bool = False,
+) -> str:
+    """One value for each part of the tokens, the runs in one pair of axes."""
+    figure, axes = _axes(4.2, 2.35)
+    for i, of_run in enumerate(values):
+        axes.plot(range(len(names)), of_run, color=_SERIES[i % NUM_COLORS], linewidth=1.6, marker="o", markersize=4.5)
+    if percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:g} %"))
+    axes.set_ylim(bottom=0)
+    every = -(-len(names) // 12)  # labels that fit side by side
+    axes.set_xticks(range(0, len(names), every), names[::every])
+    axes.set_xlim(-0.4, len(names) - 0.6)
     return _svg(figure)
 
 

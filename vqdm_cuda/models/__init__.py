@@ -5,6 +5,7 @@ from vqdm_cuda.models.encoder import Encoder
 from vqdm_cuda.models.network import DecoderNetwork, EncoderNetwork
 from vqdm_cuda.models.small import SmallDecoder, SmallEncoder
 from vqdm_cuda.models.tokenizer import ImageTokenizer
+from vqdm_cuda.models.vit import ViTDecoder, ViTEncoder
 
 __all__ = [
     "Decoder",
@@ -14,4 +15,6 @@ __all__ = [
     "ImageTokenizer",
     "SmallDecoder",
     "SmallEncoder",
+    "ViTDecoder",
+    "ViTEncoder",
 ]

@@ -1,7 +1,7 @@
 """Encoder: images to latents, halving the resolution between levels (VQGAN, VAR).
 
 patches to channels -> conv_in -> per level: residual blocks (attention at the lowest), downsample
-                    -> middle -> norm, silu, conv_out -> quant_conv
+                    -> middle -> norm, silu, conv_out -> quant_conv -> patches of latents to channels
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqdm_cuda.models.blocks import AttentionBlock, Downsample, MiddleBlocks, ResidualBlock, group_norm
+from vqdm_cuda.models.blocks import AttentionBlock, Downsample, GroupNorm, MiddleBlocks, ResidualBlock
 from vqdm_cuda.models.network import EncoderNetwork
 from vqdm_cuda.models.options import NetworkOptions
 
@@ -44,8 +44,8 @@ class _Level(nn.Module):
 class Encoder(EncoderNetwork):
     """Images [B, in_channels, H, W] to latents [B, latent_channels, H/factor, W/factor].
 
-    factor is patch_size 2^(levels - 1), one level per entry of channel_multipliers. Options as in `NetworkOptions`; the
-    defaults are VAR's released tokenizer.
+    factor is patch_size 2^(levels - 1) latent_patch_size, with one level per entry of channel_multipliers. Options as
+    in `NetworkOptions`; the defaults are VAR's released tokenizer.
     """
 
     kind: ClassVar[str] = "encoder"
@@ -63,6 +63,8 @@ class Encoder(EncoderNetwork):
         norm_groups: int = 32,
         latent_kernel_size: int = 3,
         patch_size: int = 1,
+        latent_patch_size: int = 1,
+        z_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.options = NetworkOptions(
@@ -77,6 +79,8 @@ class Encoder(EncoderNetwork):
             norm_groups=norm_groups,
             latent_kernel_size=latent_kernel_size,
             patch_size=patch_size,
+            latent_patch_size=latent_patch_size,
+            z_channels=z_channels,
         )
         self.in_channels, self.latent_channels, self.factor = in_channels, latent_channels, self.options.factor
         channels = self.options.level_channels
@@ -86,11 +90,10 @@ class Encoder(EncoderNetwork):
             for i, (n_in, n_out) in enumerate(zip([base_channels, *channels[:-1]], channels, strict=True))
         )
         self.mid = MiddleBlocks(channels[-1], attention=mid_attention, dropout=dropout, norm_groups=norm_groups)
-        self.norm_out = group_norm(channels[-1], norm_groups)
-        self.conv_out = nn.Conv2d(channels[-1], latent_channels, 3, padding=1)
-        self.quant_conv = nn.Conv2d(
-            latent_channels, latent_channels, latent_kernel_size, padding=latent_kernel_size // 2
-        )
+        self.norm_out = GroupNorm(channels[-1], norm_groups)
+        near, far = self.options.quant_conv_channels
+        self.conv_out = nn.Conv2d(channels[-1], near, 3, padding=1)
+        self.quant_conv = nn.Conv2d(near, far, latent_kernel_size, padding=latent_kernel_size // 2)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -104,4 +107,5 @@ class Encoder(EncoderNetwork):
         x = self.conv_in(F.pixel_unshuffle(images, self.options.patch_size))
         for level in self.down:
             x = level(x)
-        return self.quant_conv(self.conv_out(F.silu(self.norm_out(self.mid(x)))))
+        z = self.quant_conv(self.conv_out(F.silu(self.norm_out(self.mid(x)))))
+        return F.pixel_unshuffle(z, self.options.latent_patch_size)

@@ -37,6 +37,11 @@ class EncoderNetwork(_Network):
 class DecoderNetwork(_Network):
     """Latents to images."""
 
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the last layer, whose gradients balance an adversarial loss (VQGAN, Esser et al. 2021)."""
+
     @abstractmethod
     def forward(
         self,

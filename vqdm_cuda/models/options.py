@@ -26,12 +26,24 @@ class NetworkOptions:
     norm_groups: int = 32
     latent_kernel_size: int = 3  # of the convolution between network and quantizer
     patch_size: int = 1  # side of the squares of pixels that become channels (pixel unshuffle) before the first level
+    latent_patch_size: int = 1  # the same of the squares of latents, after the convolution to the quantizer
+    z_channels: int | None = None  # on the network's side of that convolution; None is as many as on the quantizer's
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_multipliers", tuple(self.channel_multipliers))
-        for name in ("in_channels", "base_channels", "num_res_blocks", "latent_channels", "norm_groups", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"NetworkOptions: expected {name} of at least 1, got {getattr(self, name)}")
+        for name in (
+            "in_channels",
+            "base_channels",
+            "num_res_blocks",
+            "latent_channels",
+            "norm_groups",
+            "patch_size",
+            "latent_patch_size",
+            "z_channels",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"NetworkOptions: expected {name} of at least 1, got {value}")
         if not self.channel_multipliers or min(self.channel_multipliers) < 1:
             raise ValueError(f"NetworkOptions: expected positive channel_multipliers, got {self.channel_multipliers}")
         if self.latent_kernel_size < 1 or self.latent_kernel_size % 2 == 0:
@@ -40,6 +52,11 @@ class NetworkOptions:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"NetworkOptions: expected dropout from 0 to below 1, got {self.dropout}")
+        if self.latent_channels % self.latent_patch_size**2:
+            raise ValueError(
+                f"NetworkOptions: expected latent_channels to be a multiple of latent_patch_size^2, "
+                f"{self.latent_patch_size**2}, got {self.latent_channels}"
+            )
 
     @property
     def level_channels(self) -> list[int]:
@@ -47,9 +64,15 @@ class NetworkOptions:
         return [self.base_channels * m for m in self.channel_multipliers]
 
     @property
+    def quant_conv_channels(self) -> tuple[int, int]:
+        """Channels of the convolution between network and quantizer, on either side of it."""
+        quantizer = self.latent_channels // self.latent_patch_size**2
+        return self.z_channels or quantizer, quantizer
+
+    @property
     def factor(self) -> int:
         """How many times smaller the latents are than the images, along each side."""
-        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1)
+        return self.patch_size * 2 ** (len(self.channel_multipliers) - 1) * self.latent_patch_size
 
     def plain(self) -> dict[str, Any]:
         """As plain data for a saved configuration."""

@@ -19,6 +19,7 @@ from torch import nn
 from vqdm_cuda.models.decoder import Decoder
 from vqdm_cuda.models.encoder import Encoder
 from vqdm_cuda.models.small import SmallDecoder, SmallEncoder
+from vqdm_cuda.models.vit import ViTDecoder, ViTEncoder
 from vqdm_cuda.quantizers import QUANTIZERS
 
 __all__ = ["KINDS", "load", "save"]
@@ -28,8 +29,8 @@ VERSION = 1
 
 # Every class that a configuration can name, by the part it can be.
 KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {
-    "encoder": {Encoder.kind: Encoder, SmallEncoder.kind: SmallEncoder},
-    "decoder": {Decoder.kind: Decoder, SmallDecoder.kind: SmallDecoder},
+    "encoder": {network.kind: network for network in (Encoder, SmallEncoder, ViTEncoder)},
+    "decoder": {network.kind: network for network in (Decoder, SmallDecoder, ViTDecoder)},
     "quantizer": dict(QUANTIZERS),
 }
 

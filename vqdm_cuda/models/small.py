@@ -73,6 +73,10 @@ class SmallDecoder(DecoderNetwork):
         nn.init.constant_(self.conv4.get_parameter("bias"), 0.5)
 
     @property
+    def last_layer(self) -> nn.Parameter:
+        return self.conv4.get_parameter("weight")
+
+    @property
     def config(self) -> dict[str, Any]:
         return {"kind": self.kind, "in_channels": self.in_channels, "latent_channels": self.latent_channels}
 

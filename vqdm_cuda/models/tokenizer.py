@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqdm_cuda.models import pretrained
+from vqdm_cuda.models.checkpointing import CheckpointedBlock
 from vqdm_cuda.models.network import DecoderNetwork, EncoderNetwork
 from vqdm_cuda.quantizers import Quantizer
 
@@ -130,6 +131,16 @@ class ImageTokenizer(nn.Module):
     ) -> Tensor:
         """decode(encode(images)): [B, C, H, W] in [-1, 1]."""
         return self.decode(self.encode(images))
+
+    def checkpoint_activations(self, enabled: bool = True) -> None:
+        """In training, lets the blocks of encoder and decoder compute their activations again in the backward pass
+        instead of keeping them: less memory, one forward pass more, and the same gradients.
+
+        Not part of a saved tokenizer.
+        """
+        for module in self.modules():
+            if isinstance(module, CheckpointedBlock):
+                module.checkpoint_activations = enabled
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes `model.safetensors` and `config.json`; each is complete before it takes its name."""

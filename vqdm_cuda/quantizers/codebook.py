@@ -113,6 +113,13 @@ class CodebookQuantizer(PerVectorQuantizer):
             raise ValueError(f"{name}: expected finite numbers of {self.weight.dtype} in table, got NaN or Inf")
         self.weight.copy_(table)
 
+    def start_at(
+        self,
+        codes: Tensor,  # [K, d]
+    ) -> None:
+        """Starts from these codes, and a linear map of them, where there is one, from the identity."""
+        self.set_codes(codes)
+
     @property
     def codebook(self) -> Tensor:
         return self.weight

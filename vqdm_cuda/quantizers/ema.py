@@ -7,8 +7,9 @@ With n_k features of code k in a step, s_k their sum, g the decay and K codes:
     loss = commitment_weight mean((z - sg z_q)^2)
 
 z_q is of the codes before the step. N starts at 1 and m at e, so that a code that nobody selects stays where it is
-while its N is far above eps (then, after about log eps / log g steps, it sinks to 0): where N starts at 0, as in some
-public code, the first step throws such codes far away, for good.
+while its N is far above eps (then, after about log eps / log g steps, it sinks to 0). Where N starts at 0, as in some
+public code, the first step throws such codes far away, to about e / eps; there N~ stays at eps while m decays, so they
+come back by the factor g a step, and past the features (docs/experiments.md, figure5).
 
 Dead codes: with `revive_below`, a code with N_k below it starts again at one of the step's features, chosen at random,
 no feature twice before each was once, with N_k = revive_below and m_k = N_k e_k (RQ-VAE, Lee et al. 2022, has 1).
@@ -126,8 +127,10 @@ class EMAQuantizer(CodebookQuantizer):
         codes = sums / smoothed[:, None]
         # A feature that is not finite shows in the sums.
         moves = new_counts.any() & new_sums.isfinite().all()
-        features = gather_rows(rows, self.group) if self.revive_below else rows
-        if self.revive_below and features.shape[0]:
+        if self.revive_below:
+            features = gather_rows(rows, self.group)
+            if not features.shape[0]:
+                return
             dead = counts < self.revive_below
             drawn = drawn_rows(features, K, shared_seed(self.group))
             fresh = drawn[dead.cumsum(0) - 1]  # the first dead code takes the first, and so on

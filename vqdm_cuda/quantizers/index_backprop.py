@@ -96,9 +96,8 @@ class IndexBackpropQuantizer(CodebookQuantizer):
         exactly stay so, and with them their ties.
         """
         e, rows = self.codebook.double(), rows.double()
-        squares, _ = nearest_code(
-            e, torch.zeros_like(e[:1])
-        )  # summed as all distances are; NaN where e_k is not finite
+        # ||e_k||^2 as a distance to the origin, summed as all distances are; NaN where e_k is not finite.
+        squares, _ = nearest_code(e, torch.zeros_like(e[:1]))
         largest = rows.abs().amax(1, keepdim=True)
         reach = squares.nan_to_num(0, 0).max().clamp_min(torch.finfo(torch.float64).tiny).sqrt()
         rows = torch.where(largest > 0, rows / _power_of_2(largest) * _power_of_2(reach), rows)

@@ -10,11 +10,10 @@ columns; VQGAN-LC's is given: the k-means of another model's features (`kmeans`,
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from vqdm_cuda.quantizers.codebook import CodebookQuantizer
-from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map, reset_linear_map
+from vqdm_cuda.quantizers.linear_map import make_identity, mapped, new_linear_map, reset_linear_map
 from vqdm_cuda.quantizers.options import check_bool, check_count
 
 __all__ = ["LinearQuantizer"]
@@ -80,18 +79,12 @@ class LinearQuantizer(CodebookQuantizer):
     def codebook_parameters(self) -> list[nn.Parameter]:
         return list(self.linear_map.parameters())
 
-    @torch.no_grad()
-    def start_at(
-        self,
-        codes: Tensor,  # [K, d]
-    ) -> None:
-        """Starts from these codes, where the table has d columns: they are the table, and the map the identity."""
+    def start_at(self, codes: Tensor) -> None:
+        """Starts from these codes [K, d] behind the identity, where the table has d columns."""
         if self.weight.shape[1] != self.code_dim:
             raise ValueError(
                 f"LinearQuantizer.start_at: expected table_dim {self.code_dim}, so that the map can be the identity, "
                 f"got {self.weight.shape[1]}"
             )
         self.set_codes(codes)
-        nn.init.eye_(self.linear_map.weight)
-        if self.linear_map.bias is not None:
-            nn.init.zeros_(self.linear_map.bias)
+        make_identity(self.linear_map)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vqdm_cuda.quantizers.layout import working_dtype
 
-__all__ = ["mapped", "new_linear_map", "reset_linear_map"]
+__all__ = ["make_identity", "mapped", "new_linear_map", "reset_linear_map"]
 
 
 def new_linear_map(
@@ -29,6 +29,14 @@ def reset_linear_map(linear: nn.Linear) -> None:
     """Draws the map anew, as `new_linear_map` does."""
     linear.reset_parameters()
     _draw_weight(linear)
+
+
+@torch.no_grad()
+def make_identity(linear: nn.Linear) -> None:
+    """For a table of as many columns as the codes have."""
+    nn.init.eye_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
 
 
 def _draw_weight(linear: nn.Linear) -> None:

@@ -21,7 +21,7 @@ from vqdm_cuda.distributed import shared_seed
 from vqdm_cuda.ops.sinkhorn import check_options, sinkhorn
 from vqdm_cuda.quantizers.cross_entropy import distance_cross_entropy
 from vqdm_cuda.quantizers.layout import working_dtype
-from vqdm_cuda.quantizers.linear_map import mapped, new_linear_map
+from vqdm_cuda.quantizers.linear_map import make_identity, mapped, new_linear_map, reset_linear_map
 from vqdm_cuda.quantizers.lookup import lookup
 from vqdm_cuda.quantizers.options import check_bool
 from vqdm_cuda.quantizers.vector import VectorQuantizer
@@ -108,6 +108,17 @@ class SinkhornQuantizer(VectorQuantizer):
         self.linear_map = new_linear_map(code_dim, code_dim) if linear_map else None
         self.num_passes: Tensor | None
         self.register_buffer("num_passes", torch.zeros((), dtype=torch.int64) if start_step else None)
+
+    def reset_parameters(self) -> None:
+        """Draws the codes and the map anew."""
+        super().reset_parameters()
+        if self.linear_map is not None:
+            reset_linear_map(self.linear_map)
+
+    def start_at(self, codes: Tensor) -> None:
+        super().start_at(codes)
+        if self.linear_map is not None:
+            make_identity(self.linear_map)
 
     @property
     def codebook(self) -> Tensor:

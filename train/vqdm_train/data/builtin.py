@@ -9,6 +9,9 @@ become `in_channels` equal channels.
 
 `builtin:digits`, scikit-learn's 1,797 handwritten digits of 8 x 8 pixels and 17 grey levels v: round(255 v / 16), then
 enlarged to the asked size by the bicubic filter. In scikit-learn's order, the last 297 are held out.
+
+Both are drawn with replacement in training: the photographs because they are drawn by weight, both because there are so
+few of them that an epoch means little.
 """
 
 from importlib.util import find_spec
@@ -65,6 +68,7 @@ class Photos:
                 "builtin:photos: expected the photographs of the scikit-image wheel, "
                 f"got an installation without {', '.join(missing)}: pip install --force-reinstall scikit-image"
             )
+        self.in_channels = in_channels
         self.names = TRAIN_PHOTOS if split == "train" else EVAL_PHOTOS
         self.description = f"builtin:photos: {len(self.names)} photographs ({', '.join(map(_stem, self.names))})"
         self._pixels = [read_image(photo_folder() / name, in_channels) for name in self.names]
@@ -90,7 +94,7 @@ class Digits:
         num_train = len(digits) - NUM_EVAL_DIGITS
         self._first = 0 if split == "train" else num_train
         self._digits = digits[:num_train] if split == "train" else digits[num_train:]
-        self._size, self._in_channels = size, in_channels
+        self._size, self.in_channels = size, in_channels
         self.description = f"builtin:digits: {len(self._digits)} digits, from number {self._first}"
 
     def __len__(self) -> int:
@@ -102,7 +106,7 @@ class Digits:
     def load(self, index: int) -> np.ndarray:
         """uint8 [size, size, C]."""
         enlarged = resize(self._digits[index][:, :, None], self._size, self._size)
-        return np.repeat(enlarged, self._in_channels, axis=2)
+        return np.repeat(enlarged, self.in_channels, axis=2)
 
 
 def _stem(name: str) -> str:

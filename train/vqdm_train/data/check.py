@@ -4,15 +4,19 @@ error    training passes over the file (and stops above 0.1 % of them), evaluati
 note     the file is read, after a conversion that is worth knowing; or it is not read at all, for its extension
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from PIL import Image
 
 from vqdm_train.data.builtin import missing_photos
-from vqdm_train.data.decode import EXTENSIONS, CorruptImageError, describe, open_image, read_image
-from vqdm_train.data.folder import list_files
+from vqdm_train.data.decode import ARRAYS, PICTURES, CorruptImageError, decode, describe, open_image
+from vqdm_train.data.encoded import Encoded, image_extensions, suffix
+from vqdm_train.data.files import Files, list_files, read_list
+from vqdm_train.data.open import open_encoded
+from vqdm_train.data.shards import Shards
 
 __all__ = ["Finding", "check_data"]
 
@@ -41,50 +45,84 @@ class Finding(NamedTuple):
 def check_data(data: str) -> list[Finding]:
     """Read every file of a data set as a run would (all splits), and list what is wrong or odd, in the files' order.
 
-    Raises ValueError where `data` is neither a built-in data set nor a folder.
+    Raises ValueError where `data` names no data set, and for tar shards that cannot be read at all.
     """
     if data == "builtin:photos":
         return [Finding(name, "error", "missing from the scikit-image installation") for name in missing_photos()]
     if data == "builtin:digits":
         return []
-    folder = Path(data)
-    if not folder.is_dir():
-        raise ValueError(f"check_data: expected builtin:photos, builtin:digits or a folder of images, got {data!r}")
+    if Path(data).is_dir():
+        return list(_check_folder(Path(data)))
+    if Path(data).suffix == ".txt" and Path(data).is_file():
+        paths = read_list(Path(data))
+        findings = list(_check_images(Files(paths, Path(data).parent, data)))
+        return findings if paths else [Finding(".", "error", "an empty list")]
+    images = [open_encoded(data, split, in_channels=3) for split in ("train", "eval")]
+    if images[0].description == images[1].description:  # one split that serves both
+        images.pop()
+    return [finding for encoded in images for finding in (*_check_images(encoded), *_check_shards(encoded))]
+
+
+def _check_folder(folder: Path) -> Iterator[Finding]:
     files = list_files(folder)
-    findings = [
-        Finding(path.relative_to(folder).as_posix(), severity, message)
-        for path in files
-        for severity, message in _check_file(path)
-    ]
-    if not any(path.suffix.lower() in EXTENSIONS for path in files):
-        findings.append(Finding(".", "error", f"no images ({' '.join(EXTENSIONS)})"))
-    return findings
+    for path in files:
+        if suffix(path.name) in _UNREAD_PICTURES:
+            message = f"not read: extension {suffix(path.name)}"
+            yield Finding(path.relative_to(folder).as_posix(), "note", message)
+    extensions = image_extensions((path.name for path in files), in_channels=3)
+    images = [path for path in files if suffix(path.name) in extensions]
+    yield from _check_images(Files(images, folder, str(folder)))
+    if not images:
+        yield Finding(".", "error", f"no images ({' '.join(PICTURES + ARRAYS)})")
 
 
-def _check_file(path: Path) -> Iterator[tuple[str, str]]:
-    suffix = path.suffix.lower()
-    if suffix in _UNREAD_PICTURES:
-        yield "note", f"not read: extension {suffix}"
-    if suffix not in EXTENSIONS:
+def _check_shards(images: Encoded) -> Iterator[Finding]:
+    if not isinstance(images, Shards):
         return
+    for name, reason in images.left_out:
+        yield Finding(name, "note", f"left out: {reason}")
+    for index in range(len(images)):
+        try:
+            json.loads(images.text(index) or "null")
+        except (ValueError, RecursionError) as error:
+            yield Finding(images.name(index), "note", f"the JSON beside it cannot be read: {describe(error)}")
+
+
+def _check_images(images: Encoded) -> Iterator[Finding]:
+    for index in range(len(images)):
+        name = images.name(index)
+        try:
+            with images.open(index) as file:
+                for severity, message in _check_image(file, name):
+                    yield Finding(name, severity, message)
+        except OSError as error:
+            yield Finding(name, "error", describe(error))
+
+
+def _check_image(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
     try:
-        read_image(path)
+        decode(file, name, None)
     except CorruptImageError as error:
         yield "error", error.reason
         return
-    with open_image(path) as image:
+    if suffix(name) in ARRAYS:
+        return
+    file.seek(0)
+    with open_image(file, name) as image:
         try:
-            for note in _oddities(image, suffix):
+            for note in _oddities(image, suffix(name)):
                 yield "note", note
         except Exception as error:  # the picture was read; counting further ones or their tags meets other bytes
             yield "note", f"damaged beside its first picture: {describe(error)}"
 
 
-def _oddities(image: Image.Image, suffix: str) -> Iterator[str]:
+def _oddities(image: Image.Image, extension: str) -> Iterator[str]:
     expected = _FORMAT_EXTENSIONS.get(image.format or "", ())
-    if suffix not in expected:
-        yield f"named {suffix}, but of format {image.format}"
-    if image.mode not in ("L", "RGB"):
+    if extension and extension not in expected:
+        yield f"named {extension}, but of format {image.format}"
+    if image.mode in ("I", "I;16"):
+        yield "16 bits"
+    elif image.mode not in ("L", "RGB"):
         yield f"mode {image.mode}, converted"
     elif "transparency" in image.info:
         yield "transparent colour, laid over white"

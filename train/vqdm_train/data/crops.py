@@ -1,8 +1,11 @@
-"""Cutting and resizing, on uint8 [H, W, C] arrays; and the one way from pixels to what the model sees.
+"""Cutting and resizing, on uint8 or uint16 [H, W, C] arrays; and the one way from pixels to what the model sees.
 
-    model value = pixel / 127.5 - 1        0 -> -1, 255 -> 1
+    model value = pixel / 127.5 - 1          8 bits:  0 -> -1, 255 -> 1
+    model value = pixel / 32767.5 - 1       16 bits:  0 -> -1, 65535 -> 1
 
-Every resize is Pillow's bicubic filter, which widens with the scale when it shrinks (antialiased) and works on uint8.
+Every resize is Pillow's bicubic filter, which widens with the scale when it shrinks (antialiased). It works on uint8 as
+it is, and on uint16 in float32, rounded and clipped to uint16. Pillow knows 1 and 3 channels; of others each is resized
+alone, alpha like the rest.
 """
 
 from collections.abc import Sequence
@@ -18,22 +21,34 @@ __all__ = ["center_crop", "cut_window", "enlarge", "grid_positions", "resize", "
 
 
 def to_tensor(pixels: Sequence[np.ndarray]) -> Tensor:
-    """B uint8 crops [H, W, C] as one float32 tensor [B, C, H, W] in [-1, 1]."""
-    batch = np.stack(pixels).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32)).div_(127.5).sub_(1.0)
+    """B crops [H, W, C], each uint8 or uint16, as one float32 tensor [B, C, H, W] in [-1, 1]."""
+    return torch.stack([_to_model_range(crop) for crop in pixels])
+
+
+def _to_model_range(crop: np.ndarray) -> Tensor:  # [C, H, W]
+    half = np.iinfo(crop.dtype).max / 2
+    values = np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32)
+    return torch.from_numpy(values).div_(half).sub_(1.0)
 
 
 def resize(
-    pixels: np.ndarray,  # uint8 [H, W, C]
+    pixels: np.ndarray,  # uint8 or uint16 [H, W, C]
     height: int,
     width: int,
 ) -> np.ndarray:
     """Bicubic, antialiased; the array itself where the size is right already."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    flat = np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    resized = np.asarray(Image.fromarray(flat).resize((width, height), Image.Resampling.BICUBIC))
-    return resized[:, :, None] if resized.ndim == 2 else resized
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return _resize_plane(pixels, height, width)
+    planes = [_resize_plane(pixels[:, :, c], height, width) for c in range(pixels.shape[2])]
+    return np.stack(planes, axis=2)
+
+
+def _resize_plane(plane: np.ndarray, height: int, width: int) -> np.ndarray:  # what Pillow resizes at once
+    exact = np.ascontiguousarray(plane, dtype=np.uint8 if plane.dtype == np.uint8 else np.float32)
+    resized = np.asarray(Image.fromarray(exact).resize((width, height), Image.Resampling.BICUBIC))
+    return resized if plane.dtype == np.uint8 else np.rint(resized).clip(0, 65535).astype(np.uint16)
 
 
 def resize_short_side(pixels: np.ndarray, size: int) -> np.ndarray:
