@@ -70,6 +70,15 @@ def test_patch_gan_names_the_smallest_images() -> None:
         discriminator(images(1, 3, 24, 23))
 
 
+@pytest.mark.parametrize("norm", ["group", "sync_batch", "batch"])
+def test_patch_gan_compiles_whole(norm: Any) -> None:
+    discriminator = build_discriminator(DiscriminatorConfig(base_channels=4, num_layers=1, norm=norm), 3)
+    x = images(2, 3, 12, 12)
+    expected = discriminator(x)
+    discriminator.compile(backend="aot_eager", fullgraph=True)
+    assert torch.equal(discriminator(x), expected)
+
+
 def test_patch_gan_learns_to_tell_and_tells_which_way() -> None:
     torch.manual_seed(0)
     discriminator = build_discriminator(DiscriminatorConfig(base_channels=16, num_layers=1), 1)
@@ -120,8 +129,8 @@ def test_batch_norm_is_torchs(shape: tuple[int, ...]) -> None:
 
 
 def test_groups_of_a_group_norm() -> None:
-    norms = [build_norm("group", channels) for channels in (64, 48, 8, 7)]
-    assert [norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm)] == [32, 16, 8, 1]
+    norms = [build_norm("group", channels) for channels in (512, 128, 64, 48, 8, 7, 3)]
+    assert [norm.num_groups for norm in norms if isinstance(norm, nn.GroupNorm)] == [32, 32, 16, 4, 2, 1, 1]
 
 
 _COUNTS = (3, 1)

@@ -139,6 +139,25 @@ def test_lpips_gradient_is_finite_where_no_feature_answers(tmp_path: Path, pair:
     assert loss.isfinite()
 
 
+def test_lpips_compiles_whole_and_looks_at_images_nevertheless(alex: Path, pair: tuple[Tensor, Tensor]) -> None:
+    loss = PerceptualLoss("alex", alex)
+    expected = loss(*pair)
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    loss.compile(backend=count, fullgraph=True)
+    for _ in range(10):
+        assert torch.equal(loss(*pair), expected)
+    assert len(graphs) == 1
+    again = PerceptualLoss("alex", alex)
+    again.compile(backend=count, fullgraph=True)
+    with pytest.raises(ValueError, match="perceptual loss: expected images in"):
+        again(2 * pair[0], pair[1])
+
+
 def test_lpips_looks_at_the_range_of_the_first_images(alex: Path) -> None:
     x = 2 * torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(3)) - 1
     x[0, 0, 0, :2] = torch.tensor([-1.005, 1.005])  # rounding of the decoder of a file
