@@ -95,15 +95,16 @@ def test_lpips_is_that_of_the_package(
 
 
 def test_lpips_is_frozen_and_in_no_checkpoint(alex: Path) -> None:
-    model = nn.ModuleDict({"loss": PerceptualLoss("alex", alex), "own": nn.Linear(2, 2)}).train()
+    loss, own = PerceptualLoss("alex", alex), nn.Linear(2, 2)
+    model = nn.ModuleDict({"loss": loss, "own": own}).train()
     assert set(model.state_dict()) == {"own.weight", "own.bias"}
-    assert not any(module.training for module in model["loss"].distance.modules())
-    before = [value.clone() for value in [*model["loss"].parameters(), *model["loss"].buffers()]]
+    assert not any(module.training for module in loss.distance.modules())
+    before = [value.clone() for value in [*loss.parameters(), *loss.buffers()]]
     model.load_state_dict({"own.weight": torch.zeros(2, 2), "own.bias": torch.ones(2)})
-    after = [*model["loss"].parameters(), *model["loss"].buffers()]
+    after = [*loss.parameters(), *loss.buffers()]
     assert len(before) == 2 * 5 + 5 + 2
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert torch.equal(model["own"].bias, torch.ones(2))
+    assert torch.equal(own.bias, torch.ones(2))
 
 
 def test_lpips_draws_nothing(alex: Path) -> None:
@@ -136,6 +137,25 @@ def test_lpips_gradient_is_finite_where_no_feature_answers(tmp_path: Path, pair:
     assert y.grad is not None
     assert y.grad.isfinite().all()
     assert loss.isfinite()
+
+
+def test_lpips_compiles_whole_and_looks_at_images_nevertheless(alex: Path, pair: tuple[Tensor, Tensor]) -> None:
+    loss = PerceptualLoss("alex", alex)
+    expected = loss(*pair)
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    loss.compile(backend=count, fullgraph=True)
+    for _ in range(10):
+        assert torch.equal(loss(*pair), expected)
+    assert len(graphs) == 1
+    again = PerceptualLoss("alex", alex)
+    again.compile(backend=count, fullgraph=True)
+    with pytest.raises(ValueError, match="perceptual loss: expected images in"):
+        again(2 * pair[0], pair[1])
 
 
 def test_lpips_looks_at_the_range_of_the_first_images(alex: Path) -> None:

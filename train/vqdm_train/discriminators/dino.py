@@ -6,6 +6,7 @@ added, as a row of 196: a convolution of width 1, a residual one of width 9 arou
 convolutions have a spectral norm of 1. The heads alone are trained; DINO's weights are in no checkpoint.
 """
 
+import functools
 from pathlib import Path
 
 import torch
@@ -56,11 +57,23 @@ class DinoDiscriminator(nn.Module):
         self,
         images: Tensor,  # [B, 3 or 1, H, W] in [-1, 1]
     ) -> Tensor:  # [B, 5, 196]
-        size = (self.trunk.image_size, self.trunk.image_size)
-        mode = "area" if min(images.shape[2:]) > self.trunk.image_size else "bicubic"
-        resized = F.interpolate(images.expand(-1, 3, -1, -1).to(self.mean.dtype), size, mode=mode)
+        with torch.autocast(images.device.type, enabled=False):
+            resized = _resize(images.expand(-1, 3, -1, -1).to(self.mean.dtype), self.trunk.image_size)
         features = self.trunk(((resized + 1) / 2 - self.mean) / self.std)
         return torch.stack([head(x) for head, x in zip(self.heads, features, strict=True)], dim=1)
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """Means over areas where an image is larger than [size, size], bicubic elsewhere; as products with a matrix for
+    each side, whose gradient on CUDA is the same in every run. That of torch's interpolation is not."""
+    mode = "area" if min(images.shape[2:]) > size else "bicubic"
+    rows, columns = (_resize_matrix(side, size, mode, images.device).to(images.dtype) for side in images.shape[2:])
+    return rows @ images @ columns.T
+
+
+@functools.cache
+def _resize_matrix(side: int, size: int, mode: str, device: torch.device) -> Tensor:  # [size, side]
+    return F.interpolate(torch.eye(side, device="cpu")[None, None], (size, side), mode=mode)[0, 0].to(device)
 
 
 class Head(nn.Module):

@@ -9,7 +9,7 @@ first batches of images are looked at.
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,10 @@ class PerceptualLoss(nn.Module):
         shape = (-1, 3, -1, -1)
         with torch.autocast(images.device.type, enabled=False):
             return self.distance(images.float().expand(shape), reconstruction.float().expand(shape)).mean()
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As of any module, but that the look at the first batches, which counts them, stays outside."""
+        self.distance.compile(*args, **kwargs)
 
     def _look_at(self, images: Tensor) -> None:
         low, high = (float(bound) for bound in torch.aminmax(images))
