@@ -89,6 +89,7 @@ setup(
         "scikit-image",
         "scikit-learn",
         "matplotlib",
+        "lpips",
     ],
     extras_require={
         "test": [

@@ -104,6 +104,7 @@ def test_training_from_shards_is_the_same_for_ranks(tmp_path):
 def hostile(path):
     """Every way in which a member can try to be more than bytes at a place, beside one honest picture."""
     secret = path.parent / "secret.png"
+    secret.parent.mkdir()
     secret.write_bytes(png(picture()))
     return shard(
         path,

@@ -178,7 +178,7 @@ def test_table_of_a_file(images: Path, tmp_path: Path, name: str, settings: tupl
     else:
         safetensors.torch.save_file({"codes": table}, path)
     trainer = Trainer(run_config(images, f"table={path}", *settings, steps=2), tmp_path / "run", ALONE)
-    for quantizer in (trainer.tokenizer.quantizer, trainer.ema.model.quantizer):
+    for quantizer in (trainer.state.tokenizer.quantizer, trainer.state.ema.model.quantizer):
         state = quantizer.state_dict()
         assert torch.equal(state["inner.weight"] if "inner.weight" in state else state["weight"], table)
     assert trainer.run()
@@ -248,7 +248,7 @@ def test_codes_start_at_kmeans_of_the_first_features(
 ) -> None:
     config = run_config(images, "init=kmeans", *settings)
     trainer = Trainer(config, tmp_path / "run", ALONE)
-    quantizer, encoder = trainer.tokenizer.quantizer, trainer.tokenizer.encoder
+    quantizer, encoder = trainer.state.tokenizer.quantizer, trainer.state.tokenizer.encoder
     num_batches = 1 if settings == ("num_heads=2",) else 2  # 16 features for each of 32 codes; 256 vectors a batch
     with torch.no_grad():
         z = torch.cat([encoder(trainer.stream.batch(step)) for step in range(num_batches)])
@@ -259,11 +259,11 @@ def test_codes_start_at_kmeans_of_the_first_features(
     if settings == ("kind=normalized",):
         expected = expected / expected.norm(dim=1, keepdim=True)
     torch.testing.assert_close(quantizer.codebook.detach(), expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(trainer.ema.model.quantizer.codebook, quantizer.codebook)
+    assert torch.equal(trainer.state.ema.model.quantizer.codebook, quantizer.codebook)
     assert f"k-means of 512 features, of {num_batches} batches" in capsys.readouterr().out
-    plain_start = Trainer(run_config(images, *settings), tmp_path / "random", ALONE).tokenizer
+    plain_start = Trainer(run_config(images, *settings), tmp_path / "random", ALONE).state.tokenizer
     for (name, ours), theirs in zip(
-        trainer.tokenizer.encoder.named_parameters(), plain_start.encoder.parameters(), strict=True
+        trainer.state.tokenizer.encoder.named_parameters(), plain_start.encoder.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs), f"the start of the codes changed {name}"
 
@@ -275,7 +275,7 @@ def test_codes_start_at_kmeans_of_the_first_features(
 def test_runs_of_every_kind(images: Path, tmp_path: Path, kind: str) -> None:
     config = tiny_config(images, *settings_of(kind), "steps=3", "log_every=1")
     assert Trainer(config, tmp_path, ALONE).run()
-    before = Trainer(config, tmp_path / "untrained", ALONE).tokenizer
+    before = Trainer(config, tmp_path / "untrained", ALONE).state.tokenizer
     weights = safetensors.torch.load_file(tmp_path / "checkpoints/step-000003/weights.safetensors")
     assert all(value.isfinite().all() for value in weights.values())
     model = ImageTokenizer.from_pretrained(tmp_path / "model")

@@ -37,6 +37,7 @@ def write_run(root, name="demo", *, steps=100, counts=(5, 0, 3, 1), config=None,
         "psnr_y": 24.5,
         "ssim_rgb": 0.61234,
         "ssim_y": 0.7,
+        "sharpness": 0.6789,
         "lpips_alex": None,
         "lpips_vgg": None,
         "rfid": None,
@@ -119,6 +120,7 @@ def test_metrics_stand_with_units_and_reasons(tmp_path):
         "PSNR, Y (dB) ↑": "24.50",
         "SSIM, RGB ↑": "0.6123",
         "SSIM, Y ↑": "0.7000",
+        "sharpness": "0.679",
         "LPIPS, AlexNet ↓": "no weight file",
         "LPIPS, VGG ↓": "not measured",
         "rFID ↓": "fewer than 2,048 images",
@@ -172,7 +174,7 @@ def lines(figure):
 def test_curves_stand_with_what_they_belong_to_and_runs_may_log_different_keys(tmp_path):
     """The first run is adversarial from step 20 on and not evaluated; the second is neither."""
     scales = {"utilization_scale_1": 0.1, "utilization_scale_10": 0.9, "utilization_scale_2": 0.5}
-    plain = {"loss": 1.0, "l1": 0.5, "utilization": 0.5, "gradient": 2.0, "lr": 0.1}
+    plain = {"loss": 1.0, "l1": 0.5, "utilization": 0.5, "gradient": 2.0, "lr": 0.1, "eval_psnr_rgb": 20.0}
     late = {"adversarial": 0.3, "logits_real": 0.5, "logits_fake": -0.5, "discriminator_gradient": 1.5}
     first = write_run(tmp_path, "gan")
     write_stats(first, {"step": 10, **plain}, {"step": 20, **plain, **late}, {"step": 30, **plain, **late})
@@ -184,6 +186,7 @@ def test_curves_stand_with_what_they_belong_to_and_runs_may_log_different_keys(t
     headings = re.split(r"<h3>|<details>", section)
     assert [captions(part) for part in headings] == [
         ["loss, all terms together", "codes used since the last logged step"],
+        ["PSNR, RGB, dB"],
         ["l1", "adversarial"],
         ["logits of the discriminator: images; dashed, reconstructions"],
         ["norm of the gradient", "norm of the gradient of the discriminator"],

@@ -25,8 +25,8 @@ from vqdm_train.optimizer import (
     clip_gradients,
     load_optimizer,
     optimizer_tensors,
-    schedule,
 )
+from vqdm_train.schedule import schedule
 from vqdm_train.trainer import DivergedError, Trainer
 
 
@@ -198,10 +198,10 @@ def test_more_steps_go_on_with_a_finished_run(images: Path, tmp_path: Path) -> N
     Trainer(tiny_config(images, "steps=3"), tmp_path, ALONE).run()
     longer = Trainer(tiny_config(images, "steps=5"), tmp_path, ALONE)
     assert longer.run()
-    assert longer.updates == 5
+    assert longer.state.updates == 5
     again = Trainer(tiny_config(images, "steps=5"), tmp_path, ALONE)
     assert again.run()
-    assert again.step == 5
+    assert again.state.step == 5
 
 
 def test_signal_saves_and_restores_the_handlers(images: Path, tmp_path: Path) -> None:
@@ -216,14 +216,14 @@ def test_signal_saves_and_restores_the_handlers(images: Path, tmp_path: Path) ->
 
 def stop_at(trainer: Trainer, step: int) -> Trainer:
     """Sends this process a SIGTERM while the trainer is in that step."""
-    update = trainer.ema.update
+    update = trainer.state.ema.update
 
     def update_and_stop(tokenizer: ImageTokenizer, num_updates: int) -> None:
         update(tokenizer, num_updates)
-        if trainer.step == step - 1:
+        if trainer.state.step == step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer.ema.update = update_and_stop  # type: ignore[method-assign]
+    trainer.state.ema.update = update_and_stop  # type: ignore[method-assign]
     return trainer
 
 
@@ -231,16 +231,16 @@ def stop_at(trainer: Trainer, step: int) -> Trainer:
 
 
 def poison(trainer: Trainer, steps: set[int]) -> None:
-    """The batches of these steps hold a NaN."""
-    batch = trainer.stream.batch
+    """The first image of these steps' batches holds a NaN."""
+    fill = trainer.stream._fill
 
-    def poisoned(step: int) -> Tensor:
-        images = batch(step)
-        if step in steps:
-            images[0, 0, 0, 0] = torch.nan
-        return images
+    def poisoned(row: Tensor, step: int, position: int) -> tuple[int, int]:
+        filled = fill(row, step, position)
+        if step in steps and position == 0:
+            row[0, 0, 0] = torch.nan
+        return filled
 
-    trainer.stream.batch = poisoned  # type: ignore[method-assign]
+    trainer.stream._fill = poisoned  # type: ignore[method-assign]
 
 
 def test_not_finite_never_reaches_the_weights(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,8 +250,12 @@ def test_not_finite_never_reaches_the_weights(images: Path, tmp_path: Path, caps
     assert trainer.run()
     said = capsys.readouterr().out
     assert "step 3: weights not updated, because not finite: loss, " in said
+    (report,) = (json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines())
+    assert report["step"] == 3
+    assert "loss" in report["not_finite"]
+    assert report["images"] == trainer.stream.names(2)
     before, after, later = tensors(tmp_path, 2), tensors(tmp_path, 3), tensors(tmp_path, 4)
-    learnt = [name for name, _ in trainer.tokenizer.named_parameters()]
+    learnt = [name for name, _ in trainer.state.tokenizer.named_parameters()]
     for name in [f"weights.safetensors/{n}" for n in learnt] + [f"model/model.safetensors/{n}" for n in learnt]:
         assert torch.equal(before[name], after[name]), name
     assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("optimizer"))
@@ -259,7 +263,7 @@ def test_not_finite_never_reaches_the_weights(images: Path, tmp_path: Path, caps
         after["weights.safetensors/encoder.conv_in.weight"], later["weights.safetensors/encoder.conv_in.weight"]
     )
     assert [line["step"] for line in stats(tmp_path)] == [1, 2, 4]
-    assert (trainer.step, trainer.updates) == (4, 3)
+    assert (trainer.state.step, trainer.state.updates) == (4, 3)
 
 
 def test_stops_after_several_in_a_row(images: Path, tmp_path: Path) -> None:
@@ -267,7 +271,7 @@ def test_stops_after_several_in_a_row(images: Path, tmp_path: Path) -> None:
     poison(trainer, {1, 2, *range(4, 20)})
     with pytest.raises(DivergedError, match=r"3 steps in a row, up to step 7, .* smaller optimizer.lr"):
         trainer.run()
-    assert all(torch.isfinite(value).all() for value in trainer.tokenizer.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in trainer.state.tokenizer.state_dict().values())
     again = Trainer(tiny_config(images, "max_skipped_steps=3", "checkpoint.save_every=4"), tmp_path, ALONE)
     assert again.run()  # without the poison
 
@@ -301,7 +305,7 @@ def test_a_run_in_use_is_refused(images: Path, tmp_path: Path) -> None:
 
 def test_schedule() -> None:
     config = OptimizerConfig(warmup_steps=10, final_lr_ratio=0.1)
-    factors, beta1 = zip(*(schedule(step, 100, config) for step in range(101)), strict=True)
+    factors, beta1 = zip(*(schedule(step, 100, config, config.betas[0]) for step in range(101)), strict=True)
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == pytest.approx(0.1 + 0.9 * (1 + torch.cos(torch.tensor(torch.pi * 0.09)).item()) / 2, rel=1e-6)
     assert factors[50] == pytest.approx(0.55)
@@ -315,12 +319,12 @@ def test_one_cycle_is_that_of_torch(steps: int) -> None:
     config = OptimizerConfig(schedule="one_cycle", betas=(0.85, 0.999))
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
     if steps == 100:  # where torch's own divides by 0: the rise is the first step alone
-        assert schedule(0, steps, config) == (1.0, 0.85)
+        assert schedule(0, steps, config, 0.85) == (1.0, 0.85)
         return
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=0.01)
     for step in range(steps):
         group = optimizer.param_groups[0]
-        assert schedule(step, steps, config) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
+        assert schedule(step, steps, config, 0.85) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
         optimizer.step()
         if step + 1 < steps:
             theirs.step()
@@ -387,9 +391,9 @@ def test_a_frozen_codebook_leaves_its_group_empty(images: Path) -> None:
 def test_frozen_codes_stay_and_are_exported(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, "steps=3", *FROZEN)
     trainer = Trainer(config, tmp_path, ALONE)
-    before = trainer.tokenizer.quantizer.codebook.clone()
+    before = trainer.state.tokenizer.quantizer.codebook.clone()
     assert trainer.run()
-    assert torch.equal(trainer.tokenizer.quantizer.codebook, before)
+    assert torch.equal(trainer.state.tokenizer.quantizer.codebook, before)
     assert torch.equal(ImageTokenizer.from_pretrained(tmp_path / "model").quantizer.codebook, before)
 
 

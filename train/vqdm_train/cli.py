@@ -112,7 +112,7 @@ def train(
     with _errors_in_one_sentence():
         config = _configure(preset, config_file, settings, flags)
         world = distributed.init(config.device, config.timeout)
-        with distributed.failing_together(world, lambda: trainer.step if trainer else 0):
+        with distributed.failing_together(world, lambda: trainer.state.step if trainer else 0):
             trainer = Trainer(config, out, world)
             finished = trainer.run()
             if world.main and finished:

@@ -18,9 +18,10 @@ import torch
 
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.data import DataConfig, open_eval, open_train
-from vqdm_train.losses import LossConfig
+from vqdm_train.discriminators import DiscriminatorConfig
+from vqdm_train.losses import AdversarialConfig, LossConfig
 from vqdm_train.model import ModelConfig
-from vqdm_train.optimizer import OptimizerConfig
+from vqdm_train.optimizer import DiscriminatorOptimizerConfig, OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
 from vqdm_train.trackers import TrackingConfig
 
@@ -47,29 +48,52 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # An adversarial.weight of 0 trains without a discriminator, whatever the settings of these three.
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator_optimizer: DiscriminatorOptimizerConfig = field(default_factory=DiscriminatorOptimizerConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     steps: int = 10_000
-    batch_size: int = 16  # images per step, of all processes together
+    batch_size: int = 16  # images per step, of all processes and micro-batches together
+    accumulate: int = 1  # micro-batches of a step, one after the other: less memory, the same step
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda or cuda:N
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is autocast; weights stay float32
     channels_last: bool = False  # memory layout of images and convolutions: another speed, and other rounding
+    compile: tuple[Literal["encoder", "decoder", "discriminator", "perceptual"], ...] = ()  # by torch.compile
+    checkpoint_activations: bool = False  # computes blocks again in the backward pass: less memory, a third more time
     ema_decay: float = 0.999
-    timeout: float = 60.0  # seconds that a process waits for another in a step before the run ends
     max_skipped_steps: int = 10  # a run stops after this many steps in a row with a non-finite loss or gradient
     log_every: int = 10
     sample_every: int = 100
     num_samples: int = 8  # images in a sample grid
+    eval_every: int = 0  # steps between measurements on the held-out images; 0: only at the end
+    timeout: float = 60.0  # seconds that a process waits for another before the run ends
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "max_skipped_steps", "log_every", "sample_every", "num_samples"):
+        for name in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "max_skipped_steps",
+            "log_every",
+            "sample_every",
+            "num_samples",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"config: expected {name} >= 1, got {getattr(self, name)}")
-        if self.timeout <= 0:
-            raise ValueError(f"config: expected timeout > 0, got {self.timeout}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"config: expected accumulate to divide batch_size {self.batch_size}, got {self.accumulate}"
+            )
+        if self.eval_every < 0 or self.timeout <= 0:
+            raise ValueError(
+                f"config: expected eval_every >= 0 and timeout > 0, got {self.eval_every} and {self.timeout}"
+            )
+        self._check_compile()
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"config: expected seed in [0, 2^31), got {self.seed}")
         if not 0 <= self.ema_decay < 1:
@@ -92,9 +116,17 @@ class Config:
         with torch.device("meta"):  # to hear at once what the quantizer would refuse
             build_quantizer(self.quantizer, self.model.latent_channels)
 
+    def _check_compile(self) -> None:
+        if len(set(self.compile)) < len(self.compile):
+            raise ValueError(f"config: expected each part once in compile, got {list(self.compile)}")
+        absent = {"discriminator": self.adversarial.weight == 0, "perceptual": self.losses.perceptual == 0}
+        for part in self.compile:
+            if absent.get(part):
+                raise ValueError(f"config: expected parts of the run in compile, got {part}, whose weight is 0")
+
 
 # What a resumed run may change: the rest would make another run of it.
-RESUMABLE = frozenset({"steps", "device", "timeout"})
+RESUMABLE = frozenset({"steps", "device"})
 
 
 def to_dict(config: Config) -> dict[str, Any]:

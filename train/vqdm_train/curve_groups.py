@@ -10,7 +10,7 @@ _KEYS = {
     "gradients": ("gradient", "codebook_gradient", "discriminator_gradient"),
     "speed": ("lr", "images_per_second", "data_wait", "data_wait_share", "tokens", "peak_memory_gib"),
 }
-GROUPS = ("overview", "losses", "discriminator", "gradients", "codes", "speed")
+GROUPS = ("overview", "held_out", "losses", "discriminator", "gradients", "codes", "speed")
 _PART = re.compile(r"(utilization|perplexity)_(scale|head|depth)_(\d+(?:x\d+)?)")
 
 
@@ -18,6 +18,8 @@ def group_of(key: str) -> str:
     """The group of a key; one that no group names is a term of the loss."""
     if part_of(key):
         return "codes"
+    if key.startswith("eval_"):
+        return "held_out"
     return next((group for group, keys in _KEYS.items() if key in keys), "losses")
 
 

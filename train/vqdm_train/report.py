@@ -40,6 +40,7 @@ _METRICS = (
     Metric("psnr_y", "PSNR, Y", "dB", "higher", ".2f", "BT.601 luma, 16 to 235, peak 255"),
     Metric("ssim_rgb", "SSIM, RGB", "", "higher", ".4f", "7 × 7 window, mean of three channels"),
     Metric("ssim_y", "SSIM, Y", "", "higher", ".4f", "7 × 7 window, BT.601 luma"),
+    Metric("sharpness", "sharpness", "", "", ".3f", "gradients of Y, of the reconstructions over the originals'"),
     Metric("lpips_alex", "LPIPS, AlexNet", "", "lower", ".4f", "perceptual distance"),
     Metric("lpips_vgg", "LPIPS, VGG", "", "lower", ".4f", "perceptual distance"),
     Metric("rfid", "rFID", "", "lower", ".2f", "distance of the sets of images"),

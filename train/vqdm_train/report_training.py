@@ -14,6 +14,9 @@ _LABELS = {
     "psnr_rgb": "PSNR of training batches, dB",
     "utilization": "codes used since the last logged step",
     "perplexity": "perplexity, codes",
+    "eval_psnr_rgb": "PSNR, RGB, dB",
+    "eval_ssim_rgb": "SSIM, RGB",
+    "eval_sharpness": "sharpness",
     "discriminator": "loss of the discriminator",
     "logits_real": "logits of the discriminator: images; dashed, reconstructions",
     "adaptive_weight": "adaptive weight of the adversarial loss",
@@ -27,9 +30,14 @@ _LABELS = {
     "tokens": "tokens since the last logged step",
     "peak_memory_gib": "largest memory held so far, GiB",
 }
-_HEADINGS = {"losses": "Terms of the loss", "discriminator": "Discriminator", "gradients": "Gradients"}
+_HEADINGS = {
+    "held_out": "On held-out images",
+    "losses": "Terms of the loss",
+    "discriminator": "Discriminator",
+    "gradients": "Gradients",
+}
 _BESIDE = {"logits_real": "logits_fake"}  # two keys that share a chart, the second dashed
-_LINEAR = ("psnr_rgb", "utilization", "logits_real", "logits_fake")
+_LINEAR = ("psnr_rgb", "eval_psnr_rgb", "eval_ssim_rgb", "utilization", "logits_real", "logits_fake")
 _PERCENT = ("utilization", "data_wait_share")
 _CRITERIA = (("utilization", "codes used"), ("perplexity", "perplexity, codes"))
 

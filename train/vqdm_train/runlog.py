@@ -81,6 +81,12 @@ class RunLog:
         if self.bar is not None:
             self.bar.update(0, remaining)
 
+    def skipped(self, report: dict[str, Any]) -> None:
+        """A line of skipped.jsonl: a step that left the weights as they are, why, and of which images."""
+        if not self.quiet:
+            with (self._out / "skipped.jsonl").open("a") as file:
+                file.write(json.dumps(report) + "\n")
+
     def samples(
         self,
         step: int,

@@ -1,37 +1,29 @@
-"""The training loop. `Trainer.run` reads top to bottom; everything a step does is there, in order.
+"""The training loop. `Trainer.run` reads top to bottom; what a single step does is in step.py.
 
-Nothing random outlives a step: the batch and the generators of step n are functions of (seed, n, rank) alone. So the
-weights, their average, the optimizer's state and the step number are all that a checkpoint holds, and a run that was
-stopped anywhere goes on bit for bit as if it had not been.
+Nothing random outlives a step: the batch and the generators of step n are functions of (seed, n, rank) alone. So a run
+that was stopped anywhere goes on from its checkpoint (state.py) bit for bit as if it had not been.
 """
 
 import contextlib
-import fcntl
-import json
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import IO
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from vqdm_cuda import ImageTokenizer, __version__
 from vqdm_train import checkpoint
 from vqdm_train.codebook import start_at_kmeans, start_at_table
-from vqdm_train.config import Config, apply_json, differences, open_eval, open_train, to_dict
-from vqdm_train.data import TrainStream, prefetch
+from vqdm_train.config import Config, to_dict
+from vqdm_train.data import TrainStream, open_eval, open_train, prefetch
 from vqdm_train.distributed import World
-from vqdm_train.ema import EMA
-from vqdm_train.evaluate import tokens_per_image, write_json
-from vqdm_train.losses import batch_psnr, reconstruction_loss
+from vqdm_train.evaluate import evaluate, tokens_per_image, write_json
 from vqdm_train.model import build_tokenizer
-from vqdm_train.optimizer import build_optimizer, clip_gradients, load_optimizer, optimizer_tensors, schedule
+from vqdm_train.run_directory import open_run_directory
 from vqdm_train.runlog import RunLog
+from vqdm_train.signals import StopRequest
+from vqdm_train.state import TrainingState
+from vqdm_train.step import Outcome, TrainingStep
 from vqdm_train.trackers import check_installed, open_trackers
 from vqdm_train.usage_alarm import UsageAlarm
 from vqdm_train.window import Window
@@ -53,131 +45,114 @@ class Trainer:
     def __init__(self, config: Config, out: Path, world: World) -> None:
         self.config, self.out, self.world = config, out, world
         self.checkpoints = out / "checkpoints"
-        self.signal: int | None = None
+        self.stop = StopRequest()
         # Taken here, given back when `run` ends, or at once where the run cannot be built.
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         with contextlib.ExitStack() as on_failure:
             if world.main:
-                self.lock = on_failure.enter_context(_open_run_directory(out, config))
+                self.lock = on_failure.enter_context(open_run_directory(out, config))
             self._build()
             if world.main:  # only now: a config that cannot be built must not claim the directory
                 write_json(out / "config.json", to_dict(config))
             on_failure.pop_all()
-        world.barrier()
+        world.barrier(patient=True)
 
     def _build(self) -> None:
         """Everything a run is made of, as it is before the first step."""
         config, world = self.config, self.world
         check_installed(config.tracking)
         self.images, self.held_out = open_train(config.data), open_eval(config.data)
-        self.stream = TrainStream(self.images, config.batch_size, config.seed, rank=world.rank, world_size=world.size)
+        self.stream = TrainStream(
+            self.images,
+            config.batch_size,
+            config.seed,
+            rank=world.rank,
+            world_size=world.size,
+            accumulate=config.accumulate,
+        )
         spread = torch.linspace(0, len(self.held_out) - 1, config.num_samples).long().unique()
         self.samples = torch.stack([self.held_out[int(i)] for i in spread]).to(world.device)  # [num_samples, C, H, W]
 
         torch.manual_seed(config.seed)
-        self.tokenizer = build_tokenizer(config.model, config.quantizer, config.data.in_channels).to(world.device)
+        tokenizer = build_tokenizer(config.model, config.quantizer, config.data.in_channels).to(world.device)
         if config.channels_last:
-            self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if not world.any(any(self.checkpoints.glob("step-*"))):  # a run that goes on takes its codes from a checkpoint
             if config.quantizer.table is not None:
-                start_at_table(self.tokenizer, Path(config.quantizer.table))
+                start_at_table(tokenizer, Path(config.quantizer.table))
             if config.quantizer.init == "kmeans":
-                start_at_kmeans(self.tokenizer, self.stream, config.seed, world)
-        self.ema = EMA(self.tokenizer, config.ema_decay)
-        self.optimizer = build_optimizer(self.tokenizer, config.optimizer)
-        self.step = 0  # steps done
-        self.updates = 0  # steps done that changed the weights
-        self.skipped_in_a_row = 0
+                start_at_kmeans(tokenizer, self.stream, config.seed, world)
+        self.state = TrainingState(tokenizer, config, world)
 
     def run(self) -> bool:
-        """Trains to `config.steps`; True when it got there, False when SIGINT or SIGTERM stopped it (after a save)."""
-        config, world, device = self.config, self.world, self.world.device
+        """Trains to `config.steps`; True when it got there, False when a signal stopped it (after a save)."""
+        config, world, state = self.config, self.world, self.state
         self._resume()
         self._introduce()
-        model: nn.Module = self.tokenizer
-        if world.size > 1:
-            self.tokenizer.quantizer.group = torch.distributed.group.WORLD
-            # Buffers (usage, the queue) come out the same on every process, and need no copying at every step.
-            model = DistributedDataParallel(self.tokenizer, broadcast_buffers=False)
-        model.train()
-        trackers = open_trackers(config.tracking, self.out, to_dict(config), first_step=self.step) if world.main else []
-        log = RunLog(self.out, first_step=self.step, steps=config.steps, quiet=not world.main, trackers=trackers)
-        window = Window(self.tokenizer.quantizer, world)
+        training_step = TrainingStep(state, config, world)
+        trackers = (
+            open_trackers(config.tracking, self.out, to_dict(config), first_step=state.step) if world.main else []
+        )
+        log = RunLog(self.out, first_step=state.step, steps=config.steps, quiet=not world.main, trackers=trackers)
+        window = Window(state.tokenizer.quantizer, world)
         alarm = UsageAlarm(config.tracking.usage_alarm, config.quantizer)
-
         told_corrupt = 0  # files
-        batches = prefetch(self.stream, range(self.step, config.steps))  # step -> images, a pure function
+        pin = world.device.type == "cuda"
+        steps = range(state.step, config.steps)
+        batches = prefetch(self.stream, steps, workers=config.data.workers, pin=pin)  # a pure function of the steps
 
-        with self.lock, log, self._catch_signals(), contextlib.closing(batches):
-            if self.step == 0:
+        with self.lock, log, self.stop.listening(), contextlib.closing(batches):
+            if state.step == 0:
                 self._save_samples(log)
-            while self.step < config.steps and not world.any(self.signal is not None):
-                # images, prepared in another thread
+            while state.step < config.steps and not world.any(self.stop.came):
                 started = time.perf_counter()
-                images = next(batches).to(device)
-                if config.channels_last:
-                    images = images.contiguous(memory_format=torch.channels_last)
-                data_wait = time.perf_counter() - started
-
-                # forward and backward
-                torch.manual_seed((config.seed * 1_000_003 + self.step) * world.size + world.rank)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                    reconstruction, quantized, terms = model(images, return_terms=True)
-                loss, pixel_terms = reconstruction_loss(images, reconstruction, config.loss)
-                loss = loss + quantized.loss
-                terms = {"loss": loss.detach(), **pixel_terms, **terms}
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-
-                # update, unless something is not finite: then on no process
-                norm, codebook_norm = clip_gradients(self.optimizer, config.optimizer)
-                terms |= {"gradient": norm, "codebook_gradient": codebook_norm}
-                if world.any(not torch.isfinite(torch.stack([loss.detach(), norm, codebook_norm])).all()):
-                    self._skip(log, terms)
+                micro_batches = _MicroBatches(batches, config, world.device)
+                outcome = training_step.run(micro_batches)
+                if outcome.updated:
+                    state.updates += 1
+                    state.skipped_in_a_row = 0
+                    seconds = time.perf_counter() - started
+                    window.add(outcome.terms, outcome.indices, outcome.num_images, micro_batches.wait, seconds)
                 else:
-                    factor, beta1 = schedule(self.step, config.steps, config.optimizer)
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = factor * group["peak_lr"]
-                        group["betas"] = (beta1, config.optimizer.betas[1])
-                    self.optimizer.step()
-                    self.ema.update(self.tokenizer, self.updates)
-                    self.updates += 1
-                    self.skipped_in_a_row = 0
-                    terms["psnr_rgb"] = batch_psnr(images, reconstruction.detach())
-                    window.add(terms, [quantized.indices], len(images), data_wait, time.perf_counter() - started)
-                self.step += 1
+                    self._report_skipped(log, outcome)
+                state.step += 1
                 log.step()
 
-                # tell, show, save
-                last = self.step == config.steps
+                # tell, measure, show, save
+                last = state.step == config.steps
                 told_corrupt = self._tell_corrupt(log, told_corrupt)
-                if (last or self.step % config.log_every == 0) and window.steps:
-                    lr = self.optimizer.param_groups[0]["lr"]
-                    log.stats({"step": self.step, **window.summary(), "lr": lr})
+                measures = config.eval_every > 0 and state.step % config.eval_every == 0
+                measured = self._measure() if measures else {}
+                if (last or measures or state.step % config.log_every == 0) and window.steps:
+                    lr = state.optimizer.param_groups[0]["lr"]
+                    log.stats({"step": state.step, **window.summary(), "lr": lr, **measured})
                     warning = alarm.look(window.counts)
                     if warning:
-                        log.say(f"step {self.step}: {warning}")
-                if last or self.step % config.sample_every == 0:
+                        log.say(f"step {state.step}: {warning}")
+                if last or state.step % config.sample_every == 0:
                     self._save_samples(log)
-                if last or self.step % config.checkpoint.save_every == 0:
+                if last or state.step % config.checkpoint.save_every == 0:
                     self._save_checkpoint()
             # the end, or as far as a signal let it come
-            if self.step < config.steps:
+            if state.step < config.steps:
                 self._save_checkpoint()
-                log.say(f"stopped after step {self.step} of {config.steps}; the same command goes on from there")
+                log.say(f"stopped after step {state.step} of {config.steps}; the same command goes on from there")
             elif world.main:
-                checkpoint.replace_folder(self.out / "model", self.ema.model.save_pretrained)
+                checkpoint.replace_folder(self.out / "model", state.ema.model.save_pretrained)
             world.barrier(patient=True)
-        return self.step >= config.steps
+        return state.step >= config.steps
 
-    def _skip(self, log: RunLog, terms: dict[str, Tensor]) -> None:
-        """Leaves the weights as they are, and says why; the batch is known by the step, `stream.batch(step)`."""
-        self.skipped_in_a_row += 1
-        bad = [name for name, value in terms.items() if not torch.isfinite(value)] or ["another process's loss"]
-        log.say(f"step {self.step + 1}: weights not updated, because not finite: {', '.join(bad)}")
-        if self.skipped_in_a_row >= self.config.max_skipped_steps:
+    def _report_skipped(self, log: RunLog, outcome: Outcome) -> None:
+        """Says why a step left the weights as they are, and of which images, on the terminal and in skipped.jsonl."""
+        state, step = self.state, self.state.step
+        state.skipped_in_a_row += 1
+        bad = [name for name, value in outcome.terms.items() if not torch.isfinite(value)] or ["another process's loss"]
+        log.say(f"step {step + 1}: weights not updated, because not finite: {', '.join(bad)} (images: skipped.jsonl)")
+        everything = TrainStream(self.images, self.config.batch_size, self.config.seed)  # of all processes
+        log.skipped({"step": step + 1, "not_finite": bad, "images": everything.names(step)})
+        if state.skipped_in_a_row >= self.config.max_skipped_steps:
             raise DivergedError(
-                f"training stopped: {self.skipped_in_a_row} steps in a row, up to step {self.step + 1}, had a loss or "
+                f"training stopped: {state.skipped_in_a_row} steps in a row, up to step {step + 1}, had a loss or "
                 f"gradient that is not finite ({', '.join(bad)}); a smaller optimizer.lr or precision=float32 may help"
             )
 
@@ -185,7 +160,8 @@ class Trainer:
         """Names each corrupt file once, when it is first passed over; returns how many were named."""
         for name, reason in list(self.images.corrupt.items())[told:]:
             log.say(
-                f"step {self.step}: passed over a corrupt image, {len(self.images.corrupt)} so far: {name}: {reason}"
+                f"step {self.state.step}: passed over a corrupt image, {len(self.images.corrupt)} so far: "
+                f"{name}: {reason}"
             )
         return len(self.images.corrupt)
 
@@ -202,107 +178,79 @@ class Trainer:
             return
         if step > self.config.steps:
             raise ValueError(f"--steps: expected at least {step}, the steps done already, got {self.config.steps}")
-        folder = self.checkpoints / f"step-{step:06d}"
-        self.tokenizer.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
-        self.ema.model.load_state_dict(ImageTokenizer.from_pretrained(folder / "model").state_dict())
-        load_optimizer(self.optimizer, self.tokenizer, safetensors.torch.load_file(folder / "optimizer.safetensors"))
-        state = json.loads((folder / "state.json").read_text())
-        self.step, self.updates = state["step"], state["updates"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.state.load(self.checkpoints / f"step-{step:06d}")
+
+    def _measure(self) -> dict[str, float]:
+        """The averaged weights on all held-out images, by the main process while the others wait."""
+        state, measured = self.state, {}
+        if self.world.main:
+            result, _ = evaluate(state.ema.model, self.held_out, device=self.world.device)
+            measured = {f"eval_{name}": result[name] for name in ("psnr_rgb", "ssim_rgb", "sharpness")}
+            if result["psnr_rgb"] > state.best_psnr:
+                state.best_step, state.best_psnr = state.step, result["psnr_rgb"]
+        self.world.barrier(patient=True)
+        return measured
 
     def _save_checkpoint(self) -> None:
         if self.world.main:
-            keep_last = self.config.checkpoint.keep_last
-            checkpoint.save(self.checkpoints, self.step, self._write_checkpoint, keep_last=keep_last)
+            options = self.config.checkpoint
+            keep = {self.state.best_step} if options.keep_best else set()
+            checkpoint.save(self.checkpoints, self.state.step, self.state.save, keep_last=options.keep_last, keep=keep)
         self.world.barrier(patient=True)
-
-    def _write_checkpoint(self, folder: Path) -> None:
-        self.ema.model.save_pretrained(folder / "model")
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.tokenizer.state_dict().items()}
-        safetensors.torch.save_file(weights, folder / "weights.safetensors")
-        moments = {
-            name: value.contiguous() for name, value in optimizer_tensors(self.optimizer, self.tokenizer).items()
-        }
-        safetensors.torch.save_file(moments, folder / "optimizer.safetensors")
-        state = {
-            "step": self.step,
-            "updates": self.updates,
-            "skipped_in_a_row": self.skipped_in_a_row,
-            "vqdm_cuda": __version__,
-            "torch": torch.__version__,
-        }
-        (folder / "state.json").write_text(json.dumps(state, indent=1))
 
     @torch.no_grad()
     def _save_samples(self, log: RunLog) -> None:
         """Held-out images over what the averaged weights make of them."""
         if self.world.main:
-            log.samples(self.step, self.samples, self.ema.model.reconstruct(self.samples))
+            log.samples(self.state.step, self.samples, self.state.ema.model.reconstruct(self.samples))
 
     def _introduce(self) -> None:
         """Says what will be done, before it is done."""
         if not self.world.main:
             return
-        config = self.config
-        tokens = tokens_per_image(self.ema.model.encode(self.samples[:1]), 1)
+        config, state = self.config, self.state
+        tokens = tokens_per_image(state.ema.model.encode(self.samples[:1]), 1)
         bits = tokens * (config.quantizer.codebook_size - 1).bit_length()
-        parameters = sum(parameter.numel() for parameter in self.tokenizer.parameters())
+        parameters = sum(parameter.numel() for parameter in state.tokenizer.parameters())
+        lines = {
+            "training": self.images.description,
+            "held out": self.held_out.description,
+            "model": f"{parameters:,} parameters; an image is {tokens} tokens of {config.quantizer.codebook_size} "
+            f"codes, {bits} bits",
+        }
+        if state.adversary is not None:
+            judges = sum(p.numel() for p in state.adversary.discriminator.parameters() if p.requires_grad)
+            start = config.adversarial.start_step
+            first = start + config.adversarial.warmup_steps
+            lines["against it"] = f"a discriminator of {judges:,} parameters, which learns from step {start + 1} and "
+            lines["against it"] += f"is heard from step {first + 1}"
+        if config.accumulate > 1:
+            lines["micro-batches"] = f"{config.accumulate} a step; means over samples are those of the whole batch, "
+            lines["micro-batches"] += "statistics of a batch (matching, moving averages, norms) those of each"
         processes = f", {self.world.size} processes" if self.world.size > 1 else ""
-        print(
-            f"training    {self.images.description}\n"
-            f"held out    {self.held_out.description}\n"
-            f"model       {parameters:,} parameters; an image is {tokens} tokens of {config.quantizer.codebook_size} "
-            f"codes, {bits} bits\n"
-            f"steps       {config.steps} of {config.batch_size} images on {self.world.device}{processes}, "
-            f"{config.precision}" + (f", going on after step {self.step}" if self.step else "") + "\n"
-            f"files       {self.out}: config.json, stats.jsonl, samples/, checkpoints/, and at the end model/\n"
-            "to stop     Ctrl-C (or SIGTERM) saves a checkpoint; the same command goes on from it",
-            flush=True,
+        lines["steps"] = (
+            f"{config.steps} of {config.batch_size} images in all on {self.world.device}{processes}, {config.precision}"
+            + (f", going on after step {state.step}" if state.step else "")
         )
-
-    @contextlib.contextmanager
-    def _catch_signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM lets the step end and a checkpoint be saved; a second one acts at once."""
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-
-        def remember(number: int, frame: FrameType | None) -> None:
-            self.signal = number
-            for caught, handler in before.items():
-                signal.signal(caught, handler)
-
-        for number in before:
-            signal.signal(number, remember)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        lines["files"] = f"{self.out}: config.json, stats.jsonl, samples/, checkpoints/, and at the end model/"
+        lines["to stop"] = "Ctrl-C (or SIGTERM, SIGUSR1) saves a checkpoint; the same command goes on from it"
+        print("\n".join(f"{name:<15}{text}" for name, text in lines.items()), flush=True)
 
 
-def _open_run_directory(out: Path, config: Config) -> IO[str]:
-    """Creates or checks the directory, and returns the lock that keeps other processes out."""
-    saved = out / "config.json"
-    if out.exists() and not saved.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise ValueError(f"--out: expected a new folder or one that holds a run, got {out} (no config.json in it)")
-    out.mkdir(parents=True, exist_ok=True)
-    lock = (out / ".lock").open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"--out: expected a run that no other process is working on, got {out}") from None
-    if saved.exists():
-        try:
-            # What a run of an older version does not state had the default.
-            changed = differences(apply_json(Config(), json.loads(saved.read_text())), config)
-        except ValueError as error:
-            raise ValueError(
-                f"{saved}: expected the configuration of a run, got a file that is none: {error}"
-            ) from None
-        if changed:
-            raise ValueError(
-                f"{out} holds a run with another config, and only steps and device may change: {', '.join(changed)}; "
-                f"`--config {saved}` goes on with its own"
-            )
-    for root in (out, out / "checkpoints"):
-        checkpoint.clean(root)
-    return lock
+class _MicroBatches(Iterator[Tensor]):
+    """The micro-batches of one step, on the device; `wait` is the time that was spent waiting for them."""
+
+    def __init__(self, batches: Generator[Tensor, None, None], config: Config, device: torch.device) -> None:
+        self.wait = 0.0  # seconds
+        self._batches, self._device, self._left = batches, device, config.accumulate
+        self._format = torch.channels_last if config.channels_last else torch.contiguous_format
+
+    def __next__(self) -> Tensor:
+        if self._left == 0:
+            raise StopIteration
+        self._left -= 1
+        started = time.perf_counter()
+        images = next(self._batches)
+        images = images.to(self._device, non_blocking=True).contiguous(memory_format=self._format)
+        self.wait += time.perf_counter() - started
+        return images

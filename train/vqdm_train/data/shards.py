@@ -155,7 +155,7 @@ class Shards:
                 for member in archive:
                     if member.offset < end:  # a size that points back would have the reader go round for ever
                         raise tarfile.ReadError("members that overlap")
-                    end = member.offset_data + member.size
+                    end = member.offset_data
                     if suffix(member.name) not in (*PICTURES, *ARRAYS, ".json") and member.isreg():
                         continue
                     reason = _why_left_out(member)

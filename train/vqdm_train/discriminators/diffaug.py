@@ -27,8 +27,8 @@ def augment(
 
 def _draws(images: Tensor, low: float, high: float) -> Tensor:
     """[B, 1, 1, 1] on the images' device, uniform in [low, high)."""
-    draws = low + (high - low) * torch.rand(len(images), 1, 1, 1, device="cpu")
-    return draws.to(images.device, images.dtype, non_blocking=True)
+    draws = torch.rand(len(images), 1, 1, 1, device="cpu").to(images.device, images.dtype, non_blocking=True)
+    return low + (high - low) * draws
 
 
 def _colour(images: Tensor) -> Tensor:

@@ -15,15 +15,17 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqdm_train.losses.precision import widen
+
 __all__ = ["BatchNorm", "NormKind", "build_norm"]
 
 NormKind = Literal["group", "sync_batch", "batch"]
 
 
 def build_norm(kind: NormKind, channels: int) -> nn.Module:
-    """For x [B, channels, ...]; 32 groups, or as many as 32 and the channels have in common."""
+    """For x [B, channels, ...]; groups of at least 4 channels, since one alone would lose its mean, and 32 at most."""
     if kind == "group":
-        return nn.GroupNorm(math.gcd(32, channels), channels)
+        return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
     return BatchNorm(channels, over_ranks=kind == "sync_batch")
 
 
@@ -46,7 +48,7 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         shape = (-1, *[1] * (x.dim() - 2))
         dims = [0, *range(2, x.dim())]
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over a batch in bfloat16 are none
+        wide = widen(x)  # sums over a batch in bfloat16 are none
         # Two sums, of x and of squares about the mean: one of x and x^2 cancels where the mean is large.
         count = wide.new_full((1,), wide.numel() / wide.shape[1])
         *total, count = _all_reduce(torch.cat([wide.sum(dims), count])).split([wide.shape[1], 1])

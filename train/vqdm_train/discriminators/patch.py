@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from vqdm_train.discriminators.norm import NormKind, build_norm
+from vqdm_train.discriminators.norm import BatchNorm, NormKind, build_norm
 
 __all__ = ["PatchDiscriminator"]
 
@@ -50,5 +50,5 @@ def _start(module: nn.Module) -> None:
         module.weight.normal_(0.0, 0.02)
         if module.bias is not None:
             module.bias.zero_()
-    elif not isinstance(module, nn.LeakyReLU) and isinstance(getattr(module, "weight", None), nn.Parameter):
+    elif isinstance(module, (BatchNorm, nn.GroupNorm)):
         module.weight.normal_(1.0, 0.02)

@@ -99,7 +99,7 @@ def _train(tokenizer: ImageTokenizer, stream: TrainStream, config: Config) -> tu
         begin = time.process_time()
         y, quantized = tokenizer(x)
         optimizer.zero_grad()
-        (reconstruction_loss(x, y, config.loss)[0] + quantized.loss).backward()
+        (reconstruction_loss(x, y, config.losses)[0] + quantized.loss).backward()
         clip_gradients(optimizer, config.optimizer)
         factor, _ = schedule(step, config.steps, config.optimizer)
         for group in optimizer.param_groups:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vqdm_train.losses.precision import widen
+
 __all__ = [
     "AdversarialConfig",
     "LeCam",
@@ -79,8 +81,8 @@ def generator_loss(
     fake_logits: Tensor,  # of reconstructions, any shape
     form: Form,
 ) -> Tensor:
-    """What the tokenizer makes small so that its reconstructions pass for images; float32 scalar."""
-    logits = fake_logits.float()
+    """What the tokenizer makes small so that its reconstructions pass for images; scalar."""
+    logits = widen(fake_logits)
     return -logits.mean() if form == "hinge" else F.softplus(-logits).mean()
 
 
@@ -89,8 +91,8 @@ def discriminator_loss(
     fake_logits: Tensor,  # of reconstructions that carry no gradient to the tokenizer, any shape
     form: Form,
 ) -> Tensor:
-    """What the discriminator makes small to tell images from reconstructions; float32 scalar."""
-    real, fake = real_logits.float(), fake_logits.float()
+    """What the discriminator makes small to tell images from reconstructions; scalar."""
+    real, fake = widen(real_logits), widen(fake_logits)
     if form == "hinge":
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
@@ -101,8 +103,8 @@ def consistency_loss(
     augmented_logits: Tensor,  # of the same images, augmented; same shape
 ) -> Tensor:
     """Balanced consistency (Zhao et al., Improved Consistency Regularization for GANs, 2021), of images or of
-    reconstructions: their sum is the penalty; float32 scalar."""
-    return F.mse_loss(augmented_logits.float(), logits.float())
+    reconstructions: their sum is the penalty; scalar."""
+    return F.mse_loss(widen(augmented_logits), widen(logits))
 
 
 def adversarial_weight(
@@ -121,13 +123,13 @@ def adaptive_weight(
     adversarial_gradient: Tensor,  # of generator_loss, there, mean over ranks
     config: AdversarialConfig,
 ) -> Tensor:
-    """|reconstruction gradient| / (|adversarial gradient| + eps), clamped (VQGAN, Esser et al. 2021); float32 scalar.
+    """|reconstruction gradient| / (|adversarial gradient| + eps), clamped (VQGAN, Esser et al. 2021); scalar.
 
     0 where a gradient is not finite, as in OptVQ: the logged weight stays a number, and the loss or its gradient,
     which is not finite either, is what stops the step.
     """
-    reconstruction = reconstruction_gradient.detach().float().norm()
-    adversarial = adversarial_gradient.detach().float().norm()
+    reconstruction = widen(reconstruction_gradient.detach()).norm()
+    adversarial = widen(adversarial_gradient.detach()).norm()
     ratio = reconstruction / (adversarial + config.adaptive_eps)
     clamped = ratio.clamp(config.adaptive_min, config.adaptive_max)
     return torch.where(reconstruction.isfinite() & adversarial.isfinite(), clamped, torch.zeros_like(clamped))
@@ -151,10 +153,10 @@ class LeCam(nn.Module):
         self.register_buffer("fake_mean", torch.zeros(()))
 
     def penalty(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        """Against the running means as they are, without the batch; float32 scalar. Call it before `update`."""
+        """Against the running means as they are, without the batch; scalar. Call it before `update`."""
         # Copies: `update` writes into the buffers, which the graph of the penalty still needs.
-        above = F.relu(real_logits.float() - self.fake_mean.clone())
-        below = F.relu(self.real_mean.clone() - fake_logits.float())
+        above = F.relu(widen(real_logits) - self.fake_mean.clone())
+        below = F.relu(self.real_mean.clone() - widen(fake_logits))
         return above.square().mean() + below.square().mean()
 
     @torch.no_grad()
@@ -164,5 +166,5 @@ class LeCam(nn.Module):
         fake_mean: Tensor,  # scalar: that of reconstructions
     ) -> None:
         """Moves the running means towards those of a batch."""
-        self.real_mean.lerp_(real_mean.detach().float(), 1 - self.decay)
-        self.fake_mean.lerp_(fake_mean.detach().float(), 1 - self.decay)
+        self.real_mean.lerp_(real_mean.detach().to(self.real_mean.dtype), 1 - self.decay)
+        self.fake_mean.lerp_(fake_mean.detach().to(self.fake_mean.dtype), 1 - self.decay)

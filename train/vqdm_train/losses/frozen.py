@@ -27,5 +27,6 @@ def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any)
 
 def _stand_in(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """The module's own weights take the place of those that the state to load has not."""
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+    own = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, value in own:
         state[prefix + name] = value.detach()

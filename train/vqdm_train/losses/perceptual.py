@@ -23,7 +23,6 @@ __all__ = ["LPIPS", "PerceptualLoss"]
 _CHECKED_BATCHES = 8  # to look at a batch costs a GPU a wait; what feeds wrong images does it from the first on
 _ENOUGH_IMAGES = 16  # some pixel of more images than these is darker than middle grey
 _ROUNDING = 0.01
-_EPS = 1e-10  # lpips'
 _SMALLEST = {"vgg": 16, "alex": 31}  # pixels that are something after all of the network's strides
 
 
@@ -85,7 +84,7 @@ class PerceptualLoss(nn.Module):
             warnings.warn(
                 f"perceptual loss: expected images in [-1, 1]; the first {self._images} lie in [0, 1], "
                 "which is another distance if that is their range",
-                stacklevel=3,
+                stacklevel=2,
             )
 
 
@@ -102,11 +101,11 @@ class LPIPS(Frozen):
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             metric = lpips.LPIPS(net=network, pretrained=False, pnet_rand=True, verbose=False)
-        self.scaling, self.trunk, self.heads = metric.scaling_layer, metric.net, metric.lins
+        self.metric = metric
         heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{network}.pth"
         # slice2.7.weight is torchvision's features.7.weight; 2.model.1.weight is lpips' lin2.model.1.weight
-        fill(self.trunk, file, lambda name: f"features.{name.split('.', 1)[1]}")
-        fill(self.heads, heads, lambda name: f"lin{name}")
+        fill(metric.net, file, lambda name: f"features.{name.split('.', 1)[1]}")
+        fill(metric.lins, heads, lambda name: f"lin{name}")
         self.freeze()
 
     def forward(
@@ -114,13 +113,4 @@ class LPIPS(Frozen):
         x: Tensor,  # [B, 3, H, W] in [-1, 1]
         y: Tensor,  # same shape
     ) -> Tensor:  # [B]
-        total = x.new_zeros(len(x))
-        for head, f, g in zip(self.heads, self.trunk(self.scaling(x)), self.trunk(self.scaling(y)), strict=True):
-            total = total + head((_normalize(f) - _normalize(g)).square()).mean(dim=(1, 2, 3))
-        return total
-
-
-def _normalize(features: Tensor) -> Tensor:
-    """lpips' own has gradient NaN where all channels are 0, as rectified ones may be; the bound leaves values alone."""
-    norm = features.square().sum(dim=1, keepdim=True).clamp_min(_EPS**2).sqrt()
-    return features / (norm + _EPS)
+        return self.metric(x, y).flatten()

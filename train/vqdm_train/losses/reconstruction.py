@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vqdm_train.losses.precision import widen
+
 __all__ = ["LossConfig", "reconstruction_loss"]
 
 
@@ -41,8 +43,8 @@ def reconstruction_loss(
     reconstruction: Tensor,  # [B, C, H, W]; not clamped, so that the gradient survives outside [-1, 1]
     config: LossConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted loss (float32 scalar, differentiable) and its detached, weighted terms `l1` and `l2`."""
-    difference = reconstruction.float() - images.float()
+    """The weighted loss (scalar, float32 at least, differentiable) and its detached, weighted terms `l1` and `l2`."""
+    difference = widen(reconstruction) - widen(images)
     l1 = config.l1 * difference.abs().mean()
     l2 = config.l2 * difference.square().mean()
     return l1 + l2, {"l1": l1.detach(), "l2": l2.detach()}
@@ -53,5 +55,5 @@ def batch_psnr(
     reconstruction: Tensor,  # [B, C, H, W]
 ) -> Tensor:
     """Mean over the batch of each image's PSNR in dB, on RGB, of the clamped reconstruction (peak to peak = 2)."""
-    mse = (reconstruction.float().clamp(-1, 1) - images.float()).square().mean(dim=(1, 2, 3))
+    mse = (widen(reconstruction).clamp(-1, 1) - widen(images)).square().mean(dim=(1, 2, 3))
     return (10 * torch.log10(4 / mse.clamp_min(1e-12))).mean()
