@@ -24,7 +24,10 @@ from vqdm_train.checkpoint import newest_valid, step_of
 from vqdm_train.trainer import Trainer
 
 # What runs beside tiny_run's settings: the parts that have a state of their own.
-SETTINGS = ("quantizer.queue_size=300",)
+SETTINGS = (
+    "quantizer.queue_size=300",
+    *("adversarial.weight=0.5", "discriminator.num_layers=2", "discriminator.base_channels=8"),
+)
 SHORT = ("steps=4", "checkpoint.save_every=2", "checkpoint.keep_last=1", "log_every=1", "sample_every=2")
 SHARES = [0.02, pytest.param(1.0, marks=pytest.mark.slow)]
 
