@@ -1,4 +1,4 @@
-"""`vqdm` whose reader does something at one step of one process: python faulty_reader.py FAULT RANK STEP train ...
+"""`vqdm` whose reader meets a fault at one step of one process: python faulty_reader.py FAULT RANK STEP train ...
 
 Where torchrun has restarted the processes, the fault does not come again.
 """
@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import faults
 from vqdm_train import trainer
 from vqdm_train.cli import main
 
@@ -26,25 +28,24 @@ def _fail() -> None:
 # What each does before the step's images are given.
 FAULTS: dict[str, Callable[[], object]] = {
     "error": _fail,
-    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "hang": lambda: time.sleep(1000),
-    "nan": lambda: torch.nan,  # from this step on, in the images
-    **{
-        name: lambda name=name: os.kill(os.getpid(), getattr(signal, name)) for name in ("SIGTERM", "SIGINT", "SIGUSR1")
-    },
+    "kill": faults.die,
+    "hang": partial(time.sleep, 1000),
+    **{name: partial(signal.raise_signal, signal.Signals[name]) for name in ("SIGTERM", "SIGINT", "SIGUSR1")},
 }
 
 
 def install(fault: str, step: int) -> None:
-    """Makes the trainer of this process meet the fault in its reader, `step` steps after its start or resumption."""
+    """Makes the trainer of this process meet the fault in its reader, `step` steps after its start or resumption.
+
+    "nan" is one too: from that step on, images hold NaN.
+    """
     prefetch = trainer.prefetch
 
     def faulty(*arguments: Any, **options: Any) -> Generator[Tensor, None, None]:
-        poison = 0.0
         for number, images in enumerate(prefetch(*arguments, **options)):
-            if number == step:
-                poison = FAULTS[fault]() or 0.0
-            yield images + poison
+            if number == step and fault != "nan":
+                FAULTS[fault]()
+            yield images + torch.nan if fault == "nan" and number >= step else images
 
     trainer.prefetch = faulty
 

@@ -15,6 +15,7 @@ import pytest
 from faults import at_operation, die, forked
 from vqdm_train import checkpoint
 from vqdm_train.checkpoint import CorruptCheckpointError, clean, newest_valid, replace_folder, save, verify
+from vqdm_train.files import replace_file
 
 
 def writer(step: int) -> Callable[[Path], None]:
@@ -140,9 +141,29 @@ def test_failed_save_gives_its_space_back(tmp_path: Path) -> None:
         writer(5)(folder)
         _full_disk()
 
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match=r"step-000005 could not be saved: .*no space left on device; it was the first"):
         save(tmp_path, 5, write, keep_last=1)
     assert list(tmp_path.iterdir()) == []
+    save(tmp_path, 4, writer(4), keep_last=1)
+    with pytest.raises(OSError, match="; step-000004 is kept, and the same command goes on from there"):
+        save(tmp_path, 5, write, keep_last=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
+
+
+def test_replace_file_replaces_or_leaves_all_as_it_was(tmp_path: Path) -> None:
+    def half(path: Path) -> None:
+        path.write_text("half of")
+        _full_disk()
+
+    replace_file(tmp_path / "a.json", lambda path: path.write_text("one"))
+    with pytest.raises(OSError, match="no space left"):
+        replace_file(tmp_path / "a.json", half)
+    assert (tmp_path / "a.json").read_text() == "one"
+    replace_file(tmp_path / "a.json", lambda path: path.write_text("two"))
+    assert (tmp_path / "a.json").read_text() == "two"
+    (tmp_path / ".partial-a.json").write_text("of a killed process")
+    clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

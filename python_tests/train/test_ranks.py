@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +30,10 @@ from vqdm_train.data import TrainStream
 
 ROOT = Path(__file__).parents[2]
 # What runs beside tiny_run's settings: all that has a state of its own.
-SETTINGS = ("quantizer.queue_size=300",)
+SETTINGS = (
+    "quantizer.queue_size=300",
+    *("adversarial.weight=0.5", "discriminator.num_layers=2", "discriminator.base_channels=8"),
+)
 SHORT = ("batch_size=8", "sample_every=1000", "checkpoint.save_every=2", "timeout=30")
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -44,7 +49,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images"), count=16)
+    folder = tmp_path_factory.mktemp("ranks")
+    images = write_images(folder / "images", count=16)
+    main(words(images, folder / "warm", 1), standalone_mode=False)  # what is prepared at first use, children inherit
+    return images
 
 
 def words(images: Path, out: Path, steps: int, *settings: str) -> list[str]:
@@ -96,7 +104,7 @@ def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.mark.parametrize(
     ("num_ranks", "steps"),
-    [(2, 8), *(pytest.param(num_ranks, 40, marks=pytest.mark.slow) for num_ranks in (1, 2, 4))],
+    [(2, 4), *(pytest.param(num_ranks, 40, marks=pytest.mark.slow) for num_ranks in (1, 2, 4))],
 )
 def test_killed_and_resumed_equals_undisturbed(
     images: Path, undisturbed: Callable[[int, int], Path], tmp_path: Path, num_ranks: int, steps: int
@@ -117,7 +125,7 @@ def test_each_image_once_in_an_epoch_also_on_fewer_ranks(images: Path, tmp_path:
     def record(rank: int) -> None:
         prefetch = trainer.prefetch
 
-        def recorded(stream: TrainStream, steps: Iterable[int], **options: int) -> Generator[Tensor, None, None]:
+        def recorded(stream: TrainStream, steps: Iterable[int], **options: Any) -> Generator[Tensor, None, None]:
             for step, batch in zip(steps, prefetch(stream, steps, **options), strict=True):
                 (seen / f"{step}-{rank}").write_text(json.dumps(stream.names(step)))
                 yield batch
@@ -185,24 +193,46 @@ def test_a_signal_to_one_process_saves_and_stops_all(images: Path, tmp_path: Pat
 # torchrun -------------------------------------------------------------------------------------------------------------
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "train"), str(ROOT / "python_tests")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
 def torchrun(options: list[str], fault: list[str], command: list[str]) -> subprocess.CompletedProcess[str]:
     """Two processes under torchrun, with a fault as faulty_reader.py takes it."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "train"), str(ROOT / "python_tests")]),
-        "OMP_NUM_THREADS": "1",
-    }
     script = str(ROOT / "python_tests" / "faulty_reader.py")
-    words = [*launcher, script, *fault, *command]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    words = [*TORCHRUN, *options, script, *fault, *command]
+    return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
 
 
 def test_torchrun_restarts_a_killed_run(images: Path, undisturbed: Callable[[int, int], Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = torchrun(["--max-restarts=1"], ["kill", "1", "5"], words(images, out, 8))
+    done = torchrun(["--max-restarts=1"], ["kill", "1", "3"], words(images, out, 4))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "going on after step 4" in done.stdout
-    assert_same_run(out, undisturbed(2, 8))
+    assert "going on after step 2" in done.stdout
+    assert_same_run(out, undisturbed(2, 4))
+
+
+@pytest.mark.slow
+def test_torchrun_may_hand_on_a_signal_that_all_have_had(images: Path, tmp_path: Path) -> None:
+    """As the end of a job sends it: to the processes and to torchrun, from which they then get it again."""
+    out = tmp_path / "run"
+    command = [*TORCHRUN, "-m", "vqdm_train", *words(images, out, 100_000)]
+    launched = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    while not (out / "checkpoints" / "step-000002").exists():
+        assert launched.poll() is None
+        time.sleep(0.05)
+    processes = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+    assert len(processes) >= 2
+    for pid in (*processes, launched.pid):
+        os.kill(int(pid), signal.SIGTERM)
+    told = launched.communicate(timeout=60)[0]
+    assert f"stopped after step {int(newest(out).removeprefix('step-'))} of" in told
 
 
 @pytest.mark.slow

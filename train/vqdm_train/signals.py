@@ -11,10 +11,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, a manager'
 
 
 class StopRequest:
-    """Whether one of SIGINT, SIGTERM and SIGUSR1 has come. A second one acts at once, as it would have without us."""
+    """Whether one of SIGINT, SIGTERM and SIGUSR1 has come.
 
-    def __init__(self) -> None:
+    To a process alone a second one acts at once, as it would have without us. Among several it does nothing: torchrun
+    hands on what the processes have had already from the terminal or the manager, and so would end them while they
+    save. It ends those that do not stop by itself.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
         self.came = False
+        self._alone = alone
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -23,8 +29,9 @@ class StopRequest:
 
         def remember(number: int, frame: FrameType | None) -> None:
             self.came = True
-            for caught, handler in before.items():
-                signal.signal(caught, handler)
+            if self._alone:
+                for caught, handler in before.items():
+                    signal.signal(caught, handler)
 
         for number in before:
             signal.signal(number, remember)

@@ -45,7 +45,7 @@ class Trainer:
     def __init__(self, config: Config, out: Path, world: World) -> None:
         self.config, self.out, self.world = config, out, world
         self.checkpoints = out / "checkpoints"
-        self.stop = StopRequest()
+        self.stop = StopRequest(alone=world.size == 1)
         # Taken here, given back when `run` ends, or at once where the run cannot be built.
         self.lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
         with contextlib.ExitStack() as on_failure:
