@@ -93,9 +93,10 @@ setup(
     ],
     extras_require={
         "test": [
-            *("pytest", "hypothesis", "mpmath", "vector-quantize-pytorch==1.32.0"),
+            *("pytest", "hypothesis", "mpmath", "vector-quantize-pytorch==1.32.0", "tensorboard"),
             *("ruff==0.17.5", "mypy==2.4.1", "clang-format==23.1.5"),
         ],
+        "hf": ["datasets>=4"],  # data.path=hf:NAME; from 4 on no data set is a program
         "tensorboard": ["tensorboard"],  # tracking.tensorboard
         "wandb": ["wandb"],  # tracking.wandb
         "bench": ["faiss-cpu", "vector-quantize-pytorch==1.32.0", "POT", "geomloss"],  # peers to measure against

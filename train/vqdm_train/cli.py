@@ -20,6 +20,7 @@ __all__ = ["EXIT_STOPPED", "main"]
 
 EXIT_STOPPED = 75
 _PATH = click.Path(path_type=Path)
+_DATA = "builtin:photos, builtin:digits, a folder, a list of files (.txt), tar shards or hf:NAME."
 
 
 @contextlib.contextmanager
@@ -67,7 +68,7 @@ def main() -> None:
     help="The recipe: demo, demo-vanilla, optvq-digits, vq-digits, optvq-mnist, optvq-cifar10, optvq-imagenet-h4 "
     "or optvq-imagenet-h8.",
 )
-@click.option("--data", metavar="DATA", help="builtin:photos, builtin:digits or a folder of images.")
+@click.option("--data", metavar="DATA", help=_DATA)
 @click.option("--out", metavar="RUN", type=_PATH, help="The run directory; runs/NAME where nothing is said.")
 @click.option(
     "--config",
@@ -167,7 +168,7 @@ def _finish_run(trainer: Any, out: Path) -> None:
 
 @main.command("eval")
 @click.argument("checkpoint", type=_PATH)
-@click.option("--data", metavar="DATA", required=True, help="builtin:photos, builtin:digits or a folder of images.")
+@click.option("--data", metavar="DATA", required=True, help=_DATA)
 @click.option("--protocol", metavar="NAME", default="rgb", show_default=True, help="How the metrics are computed.")
 @click.option("--size", metavar="N", type=int, help="Pixels of the square images; what the run was trained on.")
 @click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")

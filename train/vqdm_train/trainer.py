@@ -61,7 +61,8 @@ class Trainer:
         """Everything a run is made of, as it is before the first step."""
         config, world = self.config, self.world
         check_installed(config.tracking)
-        self.images, self.held_out = open_train(config.data), open_eval(config.data)
+        self.images = open_train(config.data)
+        self.held_out = open_eval(config.data, self.images)
         self.stream = TrainStream(
             self.images,
             config.batch_size,
