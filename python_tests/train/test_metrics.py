@@ -108,6 +108,16 @@ def test_result_has_the_same_bits_for_any_split_and_order(split):
     assert parts.result() == whole.result()
 
 
+def test_other_numbers_of_channels_have_no_luma():
+    images = torch.rand(2, 5, 16, 16, generator=torch.Generator().manual_seed(3))
+    metrics = ImageMetrics()
+    metrics.update(images, images.sqrt())
+    result = metrics.result()
+    assert (result["psnr_y"], result["ssim_y"]) == (None, None)
+    mse = (images.double() - images.sqrt().double()).square().mean(dim=(1, 2, 3))
+    assert result["psnr_rgb"] == pytest.approx((-10 * mse.log10()).mean().item())
+
+
 def sharpness(original, reconstruction):
     metrics = ImageMetrics()
     metrics.update(original[None], reconstruction[None])
@@ -182,8 +192,8 @@ def test_shapes_are_refused():
         ValueError, match=r"psnr: expected two images of one shape, got \[3, 24, 24\] and \[3, 24, 23\]"
     ):
         psnr(a, b[:, :, :-1])
-    with pytest.raises(ValueError, match=r"expected an image \[3, H, W\] or \[1, H, W\], got \[2, 24, 24\]"):
-        ssim(a[:2], b[:2])
+    with pytest.raises(ValueError, match=r"expected an image .* for its luma, got \[2, 24, 24\]"):
+        ssim(a[:2], b[:2], luma=True)
     with pytest.raises(ValueError, match=r"expected original and reconstruction \[B, C, H, W\] of one shape"):
         ImageMetrics().update(a, b)
     with pytest.raises(ValueError, match=r"ssim: expected images of at least 7 x 7 pixels, got \[6, 24\]"):

@@ -66,11 +66,21 @@ class Adversary:
             seen = augment(reconstruction) if self.config.augment else reconstruction
             return generator_loss(self.discriminator(seen), self.config.form)
 
-    def learn(self, images: Tensor, reconstruction: Tensor, share: float, *, last: bool) -> dict[str, Tensor]:
+    def learn(
+        self,
+        images: Tensor,  # [B, C, H, W]
+        reconstruction: Tensor,  # same shape, detached
+        share: float,  # of this micro-batch in the step
+        *,
+        first: bool,
+        last: bool,
+    ) -> dict[str, Tensor]:
         """Adds the gradient of `share` times the discriminator's loss to its parameters; returns detached terms.
 
-        `last` says that no further micro-batch follows, so that the processes' gradients are averaged.
+        Spectral norms move on with the first micro-batch of a step, whatever their number; with the last one the
+        processes' gradients are averaged.
         """
+        self._lesson.train(first)
         waits = not last and isinstance(self._lesson, DistributedDataParallel)
         with self._lesson.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             loss, terms = self._lesson(images, reconstruction)
@@ -121,12 +131,15 @@ class _Lesson(nn.Module):
 
 @contextlib.contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """Its trained parameters take no gradient from what is computed meanwhile."""
+    """Its trained parameters take no gradient from what is computed meanwhile, and spectral norms do not move on."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    mode = module.training
+    module.eval()
     for parameter in trained:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
+        module.train(mode)
         for parameter in trained:
             parameter.requires_grad_(True)

@@ -70,13 +70,18 @@ def evaluate(
         usage.update(quantized.indices)
         squared_error += (z - quantized.z_q).double().square().sum().item()
         positions += z[:, 0].numel()
+    fidelity = metrics.result()
+    skipped = dict.fromkeys(_NEEDS_WEIGHTS, f"protocol {protocol} does not measure it")
+    skipped |= {
+        name: f"images of {tokenizer.in_channels} channels have no luma" for name, v in fidelity.items() if v is None
+    }
     num_tokens = int(usage.counts.sum())
     tokens = num_tokens // len(images)
     result = {
         "protocol": protocol,
         "num_images": len(images),
         "num_tokens": num_tokens,
-        **metrics.result(),
+        **fidelity,
         **dict.fromkeys(_NEEDS_WEIGHTS),
         "quantization_error": squared_error / positions,
         "utilization": usage.utilization(),
@@ -84,7 +89,7 @@ def evaluate(
         "tokens_per_image": tokens,
         "bits_per_image": tokens * math.log2(codebook_size),
         "codebook_size": codebook_size,
-        "skipped": dict.fromkeys(_NEEDS_WEIGHTS, f"protocol {protocol} does not measure it"),
+        "skipped": skipped,
     }
     return result, usage.counts.tolist()
 
@@ -164,11 +169,12 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
+    psnr_y, ssim_y = result["psnr_y"], result["ssim_y"]
     return [
         ("PSNR (RGB)", f"{result['psnr_rgb']:.2f} dB"),
-        ("PSNR (Y)", f"{result['psnr_y']:.2f} dB"),
+        ("PSNR (Y)", "none" if psnr_y is None else f"{psnr_y:.2f} dB"),
         ("SSIM (RGB)", f"{result['ssim_rgb']:.4f}"),
-        ("SSIM (Y)", f"{result['ssim_y']:.4f}"),
+        ("SSIM (Y)", "none" if ssim_y is None else f"{ssim_y:.4f}"),
         ("sharpness", f"{result['sharpness']:.3f}"),
         ("quantization error", f"{result['quantization_error']:.4g}"),
         ("codes used", f"{100 * result['utilization']:.1f} % of {result['codebook_size']}"),

@@ -15,7 +15,8 @@ says something beside the other figures only.
 This Y is that of MATLAB, of BasicSR and of pyiqa, hence of the papers of this field. The full-range luma with
 data_range 1 would give a PSNR lower by exactly 20 log10(255 / 219) = 1.32 dB, and another SSIM: never compare the two.
 
-Images are not rounded to 8 bits. A grey image counts as three equal channels. Values are taken per image and averaged
+Images are not rounded to 8 bits. A grey image counts as three equal channels. Images of other numbers of channels have
+"RGB" figures of all their channels, and no Y: their sharpness is that of the channels' mean. Values are taken per image and averaged
 over images, so a batch's PSNR is the mean of its PSNRs, not the PSNR of its mean error. Equal images have PSNR inf.
 """
 
@@ -35,7 +36,7 @@ def to_luma(
     image: np.ndarray | Tensor,  # [3, H, W] or [1, H, W] in [0, 1]
 ) -> np.ndarray:
     """BT.601 luma [H, W] in 16 ... 235, float64."""
-    return rgb2ycbcr(_channels_last("to_luma", image))[..., 0]
+    return _pair("to_luma", image, image, luma=True)[0]
 
 
 def psnr(
@@ -88,20 +89,29 @@ class ImageMetrics:
             )
         rows, variation = [], []
         for a, b in zip(original, reconstruction, strict=True):
-            rgb, y = _pair("ImageMetrics", a, b, luma=False), _pair("ImageMetrics", a, b, luma=True)
-            rows.append((_psnr(*rgb), _psnr(*y), _ssim(*rgb), _ssim(*y)))
-            variation.append((_total_variation(y[1]), _total_variation(y[0])))
+            rgb = _pair("ImageMetrics", a, b, luma=False)
+            row = {"psnr_rgb": _psnr(*rgb), "ssim_rgb": _ssim(*rgb)}
+            if rgb[0].shape[2] == 3:
+                y = _pair("ImageMetrics", a, b, luma=True)
+                row |= {"psnr_y": _psnr(*y), "ssim_y": _ssim(*y)}
+                variation.append((_total_variation(y[1]), _total_variation(y[0])))
+            else:
+                variation.append((_total_variation(rgb[1].mean(2)), _total_variation(rgb[0].mean(2))))
+            rows.append(row)
         self._variation.extend(variation)
         for row in rows:
-            for name, value in zip(self.NAMES, row, strict=True):
+            for name, value in row.items():
                 self.values[name].append(value)
 
-    def result(self) -> dict[str, float]:
-        """The four means, and `sharpness` (NaN of originals of one colour). Raises ValueError before any image."""
+    def result(self) -> dict[str, float | None]:
+        """The four means, and `sharpness` (NaN of originals of one colour). Raises ValueError before any image.
+
+        Those on Y are None of images that are neither grey nor RGB.
+        """
         if not len(self):
             raise ValueError("ImageMetrics: expected at least one image, got none")
         ours, theirs = (math.fsum(sums) for sums in zip(*self._variation, strict=True))
-        means = {name: math.fsum(values) / len(values) for name, values in self.values.items()}
+        means = {name: math.fsum(values) / len(values) if values else None for name, values in self.values.items()}
         return means | {"sharpness": ours / theirs if theirs > 0 else math.nan}
 
 
@@ -129,17 +139,20 @@ def _pair(
     if a.shape != b.shape:
         raise ValueError(f"{function}: expected two images of one shape, got {list(a.shape)} and {list(b.shape)}")
     first, second = _channels_last(function, a), _channels_last(function, b)
+    if luma and first.shape[2] != 3:
+        raise ValueError(f"{function}: expected an image [3, H, W] or [1, H, W] for its luma, got {list(a.shape)}")
     if luma:
         return rgb2ycbcr(first)[..., 0], rgb2ycbcr(second)[..., 0], 255.0
     return first, second, 1.0
 
 
 def _channels_last(function: str, image: np.ndarray | Tensor) -> np.ndarray:
-    """float64 [H, W, 3]; checks shape and range."""
-    if len(image.shape) != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"{function}: expected an image [3, H, W] or [1, H, W], got {list(image.shape)}")
+    """float64 [H, W, C], C = 3 of a grey image; checks shape and range."""
+    if len(image.shape) != 3 or image.shape[0] < 1:
+        raise ValueError(f"{function}: expected an image [C, H, W], got {list(image.shape)}")
     array = image.detach().cpu().double().numpy() if isinstance(image, Tensor) else np.asarray(image, dtype=np.float64)
     # The commonest mistake of all is an image in [-1, 1] or 0 ... 255. `not` also catches NaN.
     if not (array.min() >= 0 and array.max() <= 1):
         raise ValueError(f"{function}: expected values in [0, 1], got {array.min():.4g} ... {array.max():.4g}")
-    return np.broadcast_to(array, (3, *array.shape[1:])).transpose(1, 2, 0)
+    grey = array.shape[0] == 1
+    return (np.broadcast_to(array, (3, *array.shape[1:])) if grey else array).transpose(1, 2, 0)

@@ -83,11 +83,11 @@ class TrainingStep:
         outcome = Outcome()
         share = 1 / config.accumulate
         for number, images in enumerate(batches, start=1):
-            last = number == config.accumulate
+            first, last = number == 1, number == config.accumulate
             reconstruction = self._tokenizer_backward(images, share, outcome, last=last)
             if adversary is not None and learns:
                 with self._autocast():
-                    terms = adversary.learn(images, reconstruction, share, last=last)
+                    terms = adversary.learn(images, reconstruction, share, first=first, last=last)
                 _add(outcome.terms, terms, share)
             outcome.num_images += len(images)
 
