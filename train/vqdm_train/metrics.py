@@ -16,8 +16,9 @@ This Y is that of MATLAB, of BasicSR and of pyiqa, hence of the papers of this f
 data_range 1 would give a PSNR lower by exactly 20 log10(255 / 219) = 1.32 dB, and another SSIM: never compare the two.
 
 Images are not rounded to 8 bits. A grey image counts as three equal channels. Images of other numbers of channels have
-"RGB" figures of all their channels, and no Y: their sharpness is that of the channels' mean. Values are taken per image and averaged
-over images, so a batch's PSNR is the mean of its PSNRs, not the PSNR of its mean error. Equal images have PSNR inf.
+"RGB" figures of all their channels, and no Y: their sharpness is that of the channels' mean. Values are taken per image
+and averaged over images, so a batch's PSNR is the mean of its PSNRs, not the PSNR of its mean error. Equal images have
+PSNR inf.
 """
 
 import math
