@@ -1,12 +1,12 @@
 """What a run needs, before it is started: parameters, tokens, memory by part, the largest batch.
 
 All is measured on the code that a run executes, on tensors without numbers (dry_step.py): a 256-pixel preset takes
-seconds, and no memory. The memory of a step is the most that is alive at once, what is kept for
-the backward pass and what the backward pass makes; it grows linearly with the images.
+seconds, and no memory. The memory of a step is the most that is alive at once, what is kept for the backward pass and
+what the backward pass makes; it grows linearly with the images.
 
-Not counted is what operators take for themselves while they run, the CUDA context, and what an allocator cannot use for
-being in pieces: `largest_batch` leaves a tenth of the memory for these. Autocast to bfloat16 is the CPU's; a GPU's
-keeps norms in float32, and needs more.
+Not counted is what operators take for themselves while they run, the CUDA context, what an allocator cannot use for
+being in pieces, and, of several processes, the buckets in which they exchange gradients: `largest_batch` leaves a tenth
+of the memory for these. Autocast to bfloat16 is the CPU's; a GPU's keeps norms in float32, and needs more.
 """
 
 import os
@@ -127,7 +127,7 @@ def render(plan: Plan, config: Config, memory: int, where: str) -> str:
         f"  {half:<18}{_size(plan.step_memory[half])}, and {_size(each)} for each image"
         for half, each in plan.step_memory_per_image.items()
     ]
-    lines.append(f"{now} images at once   {_size(plan.total(now))}, on one process")
+    lines.append(f"{f'{now} images at once':<20}{_size(plan.total(now))}, on one process")
     most = plan.largest_batch(memory)
     fits = f"{most} images at once" if most else "not one image fits"
     lines.append(f"largest batch       {fits}, in {_USABLE:.0%} of {_size(memory)} ({where})")
