@@ -98,7 +98,7 @@ def test_every_flag_changes_the_config(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--preset", "dmeo"], "optvq-imagenet-h8, got dmeo; did you mean demo?"),
+        (["--preset", "dmeo"], "movq, got dmeo; did you mean demo?"),
         ([], "expected --preset NAME or --config FILE.json, got neither"),
         (["--config", "nowhere.json"], "expected --out RUN where no --preset gives the run its name, got none"),
         (["--config", "nowhere.json", "--out", "x"], "nowhere.json"),

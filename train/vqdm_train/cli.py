@@ -65,8 +65,10 @@ def main() -> None:
 @click.option(
     "--preset",
     metavar="NAME",
-    help="The recipe: demo, demo-vanilla, optvq-digits, vq-digits, optvq-mnist, optvq-cifar10, optvq-imagenet-h4 "
-    "or optvq-imagenet-h8.",
+    help="The recipe. Minutes on a CPU: demo, demo-vanilla, optvq-digits or vq-digits. Published runs: optvq-mnist, "
+    "optvq-cifar10, optvq-imagenet-h4, optvq-imagenet-h8, wasserstein-imagenet-256, wasserstein-imagenet-256-50000, "
+    "wasserstein-imagenet-256-100000, wasserstein-ffhq-256, wasserstein-var-2026, var-vqvae, vqgan-imagenet-f16, "
+    "vqgan-ema, vqgan-fc, vqgan-lc, vit-vqgan, llamagen, simvq, ibq, rqvae or movq. Ours at 256 pixels: vqdm-256.",
 )
 @click.option("--data", metavar="DATA", help=_DATA)
 @click.option("--out", metavar="RUN", type=_PATH, help="The run directory; runs/NAME where nothing is said.")
@@ -161,6 +163,48 @@ def _finish_run(trainer: Any, out: Path) -> None:
     write_json(out / "usage.json", {"counts": counts})
     write_report([out], out / "report.html")
     click.echo(f"\n{table({out.name: result})}\nreport              {out / 'report.html'}")
+
+
+@main.command()
+@click.option("--preset", metavar="NAME", help="The recipe, as of `vqdm train`.")
+@click.option("--config", "config_file", metavar="FILE.json", type=_PATH, help="Values over the preset's.")
+@click.option("--set", "settings", metavar="A.B=C", multiple=True, help="One value over those; may be repeated.")
+@click.option("--batch-size", metavar="N", type=int, help="Images per step, of all processes together.")
+@click.option("--device", metavar="D", help="auto, cpu, cuda or cuda:N; its memory is what there is.")
+@click.option("--memory", metavar="GIB", type=click.FloatRange(0, min_open=True), help="Memory, if not the device's.")
+@click.option("--json", "as_json", is_flag=True, help="For programs; memory in bytes.")
+def plan(
+    preset: str | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    batch_size: int | None,
+    device: str | None,
+    memory: float | None,
+    as_json: bool,
+) -> None:
+    """Say what a run needs before it is started: parameters, tokens, memory by part, and the largest batch.
+
+    Takes seconds, and no memory: nothing is computed, no image and no file of weights is read.
+    """
+    import dataclasses
+
+    from vqdm_train import distributed
+    from vqdm_train.plan import device_memory, make_plan, render
+
+    if preset is None and config_file is None:
+        raise click.UsageError("expected --preset NAME or --config FILE.json, got neither")
+    named = {"batch_size": batch_size, "device": device}
+    flags = {name: value for name, value in named.items() if value is not None}
+    with _errors_in_one_sentence():
+        config = _configure(preset, config_file, settings, flags)
+        where = distributed.init(config.device).device if memory is None else None
+        available = device_memory(where) if where is not None else round(float(memory or 0) * 2**30)
+        planned = make_plan(config)
+    if as_json:
+        most = planned.largest_batch(available)
+        click.echo(json.dumps(dataclasses.asdict(planned) | {"available": available, "largest_batch": most}, indent=1))
+    else:
+        click.echo(render(planned, config, available, "--memory" if where is None else str(where)))
 
 
 # Using a checkpoint --------------------------------------------------------------------------------------------------

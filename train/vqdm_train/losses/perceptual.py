@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vqdm_train.losses.frozen import Frozen
 from vqdm_train.losses.torchvision_import import import_torchvision
-from vqdm_train.losses.weights import ALEX, VGG, fill, find_weights
+from vqdm_train.losses.weights import ALEX, VGG, fill, find_weights, has_shapes_alone
 
 __all__ = ["LPIPS", "PerceptualLoss"]
 
@@ -42,7 +42,7 @@ class PerceptualLoss(nn.Module):
         super().__init__()
         self.distance = LPIPS(network, weights)
         self._smallest = _SMALLEST[network]
-        self._batches = 0
+        self._batches = _CHECKED_BATCHES if has_shapes_alone() else 0  # without numbers, nothing to look at
         self._images = 0
         self._lowest = float("inf")
 

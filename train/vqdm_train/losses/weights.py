@@ -4,9 +4,11 @@ safetensors files hold no code. A .pth file is read by torch's unpickler for wei
 Nothing is ever downloaded: a machine that trains need not reach the network, and a file is put where it is asked for.
 """
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ALEX", "DINO", "VGG", "Published", "fill", "find_weights", "read_weights"]
+__all__ = [
+    "ALEX",
+    "DINO",
+    "VGG",
+    "Published",
+    "fill",
+    "find_weights",
+    "has_shapes_alone",
+    "read_weights",
+    "shapes_alone",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +60,25 @@ DINO = Published(
 )
 
 
+_shapes_alone = ContextVar("shapes_alone", default=False)
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Networks that are built meanwhile keep their tensors as they are, and need no file: what they cost can be told
+    without it. Build them on meta."""
+    token = _shapes_alone.set(True)
+    try:
+        yield
+    finally:
+        _shapes_alone.reset(token)
+
+
+def has_shapes_alone() -> bool:
+    """Whether `shapes_alone` is entered."""
+    return _shapes_alone.get()
+
+
 def find_weights(
     published: Published,
     path: Path | None,  # where the user says it is; None: torch's cache
@@ -58,6 +89,8 @@ def find_weights(
         FileNotFoundError: it is not there; the sentence says where it was looked for and where it comes from.
         ValueError: the file in torch's cache has not the sha256 that its name states.
     """
+    if has_shapes_alone():
+        return Path(published.name)
     if path is None:
         found = Path(torch.hub.get_dir()) / "checkpoints" / published.name
     else:
@@ -102,6 +135,8 @@ def fill(
     Raises:
         ValueError: as `read_weights`; a tensor is not in the file, or has another shape there.
     """
+    if has_shapes_alone():
+        return
     weights, state = read_weights(path), {}
     for name, value in module.state_dict().items():
         found = weights.get(published(name))
