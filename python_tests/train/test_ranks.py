@@ -104,7 +104,7 @@ def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.mark.parametrize(
     ("num_ranks", "steps"),
-    [(2, 4), *(pytest.param(num_ranks, 40, marks=pytest.mark.slow) for num_ranks in (1, 2, 4))],
+    [(4, 4), *(pytest.param(num_ranks, 40, marks=pytest.mark.slow) for num_ranks in (1, 2, 4))],
 )
 def test_killed_and_resumed_equals_undisturbed(
     images: Path, undisturbed: Callable[[int, int], Path], tmp_path: Path, num_ranks: int, steps: int
