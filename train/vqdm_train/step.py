@@ -78,7 +78,7 @@ class TrainingStep:
         (reconstruction.sum() + quantized.loss).backward()
         if self.adversary is not None:
             with self._autocast():
-                self.adversary.learn(images, reconstruction.detach(), 1.0, last=True)
+                self.adversary.learn(images, reconstruction.detach(), 1.0, first=True, last=True)
         for tensor, value in before:
             tensor.copy_(value)
 
