@@ -61,12 +61,12 @@ def measure_step(step: TrainingStep, num_images: int) -> tuple[dict[str, int], i
     outcome = Outcome()
     with LiveMemory(known) as live:
         images = _images(step.config, num_images)
-        reconstruction = step._tokenizer_backward(images, 1.0, outcome, last=True)
+        reconstruction = step.tokenizer_backward(images, 1.0, outcome, last=True)
         peaks = {"tokenizer": live.peak}
         if adversary is not None:
             live.restart_peak()
-            with step._autocast():
-                adversary.learn(images, reconstruction, 1.0, last=True)
+            with step.autocast():
+                adversary.learn(images, reconstruction, 1.0, first=True, last=True)
             peaks["discriminator"] = live.peak
     return peaks, sum(part.numel() for indices in outcome.indices for part in _parts(indices))
 

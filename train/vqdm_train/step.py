@@ -73,11 +73,11 @@ class TrainingStep:
             images = images.contiguous(memory_format=torch.channels_last)
         before = self._moved_by_forward()
         self.model.train()
-        with self._autocast():
+        with self.autocast():
             reconstruction, quantized, _ = self.model(images, return_terms=True)
         (reconstruction.sum() + quantized.loss).backward()
         if self.adversary is not None:
-            with self._autocast():
+            with self.autocast():
                 self.adversary.learn(images, reconstruction.detach(), 1.0, first=True, last=True)
         for tensor, value in before:
             tensor.copy_(value)
@@ -107,9 +107,9 @@ class TrainingStep:
         share = 1 / config.accumulate
         for number, images in enumerate(batches, start=1):
             first, last = number == 1, number == config.accumulate
-            reconstruction = self._tokenizer_backward(images, share, outcome, last=last)
+            reconstruction = self.tokenizer_backward(images, share, outcome, last=last)
             if adversary is not None and learns:
-                with self._autocast():
+                with self.autocast():
                     terms = adversary.learn(images, reconstruction, share, first=first, last=last)
                 _add(outcome.terms, terms, share)
             outcome.num_images += len(images)
@@ -132,12 +132,12 @@ class TrainingStep:
         outcome.updated = True
         return outcome
 
-    def _tokenizer_backward(self, images: Tensor, share: float, outcome: Outcome, *, last: bool) -> Tensor:
+    def tokenizer_backward(self, images: Tensor, share: float, outcome: Outcome, *, last: bool) -> Tensor:
         """Adds the gradients of one micro-batch to the tokenizer's; returns the reconstruction, detached."""
         config, adversary = self.config, self.adversary
         waits = not last and isinstance(self.model, DistributedDataParallel)
         with self.model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-            with self._autocast():
+            with self.autocast():
                 reconstruction, quantized, terms = self.model(images, return_terms=True)
             # The losses' own graph ends here, so that it is walked once, and freed before the networks' is.
             leaf = reconstruction.detach().requires_grad_()
@@ -145,7 +145,7 @@ class TrainingStep:
             (gradient,) = torch.autograd.grad(loss, leaf)
             loss = loss.detach() + quantized.loss.detach()
             if adversary is not None and (weight := adversary.weight(self.state.step)) > 0:
-                with self._autocast():
+                with self.autocast():
                     judged = adversary.judge(leaf)
                 (pushed,) = torch.autograd.grad(judged, leaf)
                 factor = torch.full_like(judged, weight)
@@ -167,7 +167,7 @@ class TrainingStep:
     def _picture_loss(self, images: Tensor, reconstruction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         loss, terms = reconstruction_loss(images, reconstruction, self.config.losses)
         if self.perceptual is not None:
-            with self._autocast():
+            with self.autocast():
                 perceptual = self.config.losses.perceptual * self.perceptual(images, reconstruction)
             loss = loss + perceptual
             terms["perceptual"] = perceptual.detach()
@@ -186,7 +186,7 @@ class TrainingStep:
             tensors += self.adversary.state.buffers()
         return [(tensor.data, tensor.detach().clone()) for tensor in tensors]
 
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         bfloat16 = self.config.precision == "bfloat16"
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=bfloat16)
 
