@@ -227,10 +227,10 @@ def test_torchrun_may_hand_on_a_signal_that_all_have_had(images: Path, tmp_path:
     while not (out / "checkpoints" / "step-000002").exists():
         assert launched.poll() is None
         time.sleep(0.05)
-    processes = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
-    assert len(processes) >= 2
-    for pid in (*processes, launched.pid):
-        os.kill(int(pid), signal.SIGTERM)
+    children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+    assert len(children) >= 2
+    for pid in [*map(int, children), launched.pid]:
+        os.kill(pid, signal.SIGTERM)
     told = launched.communicate(timeout=60)[0]
     assert f"stopped after step {int(newest(out).removeprefix('step-'))} of" in told
 
@@ -246,7 +246,7 @@ def test_torchrun_ends_all(images: Path, tmp_path: Path, fault: str) -> None:
         assert f"exitcode  : {EXIT_STOPPED} " in done.stderr
         assert newest(out) == "step-000004"
     else:
-        rank, step = {"error": (1, 3), "kill": (0, 3), "hang": (0, 3), "nan": (1, 4)}[fault]
-        assert f"rank {rank}, step {step}: " in done.stderr
+        told = {"error": "rank 1, step 3", "kill": "rank 0, step 3", "hang": "rank 0, step 3", "nan": "rank 1, step 4"}
+        assert f"{told[fault]}: " in done.stderr
         shutil.rmtree(out / "samples")
         assert train(2, words(images, out, 8, "max_skipped_steps=2")) == [0, 0]

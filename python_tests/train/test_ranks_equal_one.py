@@ -71,7 +71,7 @@ def train(config: Config, out: Path, num_ranks: int, dtype: torch.dtype) -> dict
                 return self.held_out[index].to(dtype)
 
         trainer.prefetch = cast
-        trainer.open_eval = lambda data: Cast(open_eval(data))  # type: ignore[assignment, return-value]
+        trainer.open_eval = lambda *arguments: Cast(open_eval(*arguments))  # type: ignore
         world = distributed.init("cpu", config.timeout)
         assert trainer.Trainer(config, out, world).run()
         distributed.finish(world)

@@ -68,7 +68,8 @@ class TrainingStep:
         """
         config = self.config
         count, size = config.batch_size // (config.accumulate * self.world.size), config.data.image_size
-        images = torch.zeros(count, config.data.in_channels, size, size, device=self.world.device)
+        like = next(self.tokenizer.parameters())
+        images = torch.zeros(count, config.data.in_channels, size, size, device=like.device, dtype=like.dtype)
         if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         before = self._moved_by_forward()
