@@ -75,7 +75,7 @@ class Parts:
         if adversary is not None:
             with self.part("discriminator"):
                 adversary.optimizer.zero_grad(set_to_none=True)
-                adversary.learn(images, result.detach(), 1.0, last=True)
+                adversary.learn(images, result.detach(), 1.0, first=True, last=True)
                 adversary.clip()
                 adversary.optimizer.step()
         return self.seconds

@@ -13,7 +13,7 @@ codes' exact nearest search, statistics over all processes, and steps that are n
 from collections.abc import Callable
 
 from vqdm_train.config import Config
-from vqdm_train.presets.demo import demo, demo_vanilla
+from vqdm_train.presets.demo import demo, demo_gan, demo_vanilla
 from vqdm_train.presets.ibq import ibq
 from vqdm_train.presets.llamagen import llamagen
 from vqdm_train.presets.movq import movq
@@ -42,6 +42,7 @@ __all__ = ["PRESETS", "demo", "demo_vanilla", "optvq_digits", "vq_digits"]
 PRESETS: dict[str, Callable[[], Config]] = {
     "demo": demo,
     "demo-vanilla": demo_vanilla,
+    "demo-gan": demo_gan,
     "optvq-digits": optvq_digits,
     "vq-digits": vq_digits,
     "optvq-mnist": optvq_mnist,

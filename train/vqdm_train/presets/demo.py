@@ -1,16 +1,17 @@
-"""Wasserstein VQ on the built-in photographs, with matching and without."""
+"""Wasserstein VQ on the built-in photographs: with matching, without, and with a discriminator."""
 
 import dataclasses
 
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.config import Config
 from vqdm_train.data import DataConfig
-from vqdm_train.losses import LossConfig
+from vqdm_train.discriminators import DiscriminatorConfig
+from vqdm_train.losses import AdversarialConfig, LossConfig
 from vqdm_train.model import ModelConfig
-from vqdm_train.optimizer import OptimizerConfig
+from vqdm_train.optimizer import DiscriminatorOptimizerConfig, OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig
 
-__all__ = ["demo", "demo_vanilla"]
+__all__ = ["demo", "demo_gan", "demo_vanilla"]
 
 
 def demo() -> Config:
@@ -53,3 +54,13 @@ def demo_vanilla() -> Config:
     """`demo` without matching."""
     config = demo()
     return dataclasses.replace(config, quantizer=dataclasses.replace(config.quantizer, wasserstein_weight=0.0))
+
+
+def demo_gan() -> Config:
+    """`demo` with a PatchGAN discriminator and no perceptual loss: sharper pictures, at the cost of squared error."""
+    return dataclasses.replace(
+        demo(),
+        adversarial=AdversarialConfig(weight=0.2, start_step=200, warmup_steps=100, ramp_steps=50),
+        discriminator=DiscriminatorConfig(num_layers=2, base_channels=32),
+        discriminator_optimizer=DiscriminatorOptimizerConfig(lr=5e-4),
+    )
