@@ -1,6 +1,7 @@
 """Plans: what they count is what a run takes, they need no memory and no files, and the command says it."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -91,13 +92,14 @@ def test_a_step_without_numbers_takes_what_a_real_one_takes(name, changes):
 # plans ---------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def plan(**changes: object) -> Plan:
     return make_plan(dataclasses.replace(shrunken(PRESETS["optvq-imagenet-h4"]()), **changes))  # type: ignore[arg-type]
 
 
 def test_parts_of_a_plan():
     config = shrunken(PRESETS["optvq-imagenet-h4"]())
-    planned, step = make_plan(config), real_step(config)
+    planned, step = plan(), real_step(config)
     weights = sum(p.numel() for p in step.tokenizer.parameters())
     assert step.adversary is not None
     judge = sum(p.numel() for p in step.adversary.discriminator.parameters())
@@ -133,13 +135,14 @@ def test_what_saves_memory_is_seen():
 
 
 def test_a_256_pixel_preset_is_planned_without_its_files(tmp_path, monkeypatch):
-    """DINO and LPIPS among its parts; whose weights are 115 MB in files that are not there."""
+    """DINO and LPIPS are among its parts, and their files are not there."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    result = CliRunner().invoke(main, ["plan", "--preset", "var-vqvae", "--memory", "80", "--json"])
+    options = ["--preset", "optvq-imagenet-h4", "--set", "discriminator.network=dino", "--memory", "80", "--json"]
+    result = CliRunner().invoke(main, ["plan", *options])
     assert result.exit_code == 0, result.output
     planned = json.loads(result.output)
-    assert sum(planned["parameters"][part] for part in ("encoder", "quantizer", "decoder")) == 108_948_355
-    assert (planned["tokens_per_image"], planned["bits_per_image"]) == (680, 8160)
+    assert sum(planned["parameters"][part] for part in ("encoder", "quantizer", "decoder")) == 72_932_291
+    assert (planned["tokens_per_image"], planned["bits_per_image"]) == (1024, 14336)
     assert planned["parameters"]["perceptual"] == 14_716_160
     assert planned["parameters"]["discriminator"] > 21_000_000
     assert 0 < planned["largest_batch"] < 100
