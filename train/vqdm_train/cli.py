@@ -65,10 +65,11 @@ def main() -> None:
 @click.option(
     "--preset",
     metavar="NAME",
-    help="The recipe. Minutes on a CPU: demo, demo-vanilla, optvq-digits or vq-digits. Published runs: optvq-mnist, "
-    "optvq-cifar10, optvq-imagenet-h4, optvq-imagenet-h8, wasserstein-imagenet-256, wasserstein-imagenet-256-50000, "
-    "wasserstein-imagenet-256-100000, wasserstein-ffhq-256, wasserstein-var-2026, var-vqvae, vqgan-imagenet-f16, "
-    "vqgan-ema, vqgan-fc, vqgan-lc, vit-vqgan, llamagen, simvq, ibq, rqvae or movq. Ours at 256 pixels: vqdm-256.",
+    help="The recipe. Minutes on a CPU: demo, demo-vanilla, demo-gan, optvq-digits or vq-digits. Published runs: "
+    "optvq-mnist, optvq-cifar10, optvq-imagenet-h4, optvq-imagenet-h8, wasserstein-imagenet-256, "
+    "wasserstein-imagenet-256-50000, wasserstein-imagenet-256-100000, wasserstein-ffhq-256, wasserstein-var-2026, "
+    "var-vqvae, vqgan-imagenet-f16, vqgan-ema, vqgan-fc, vqgan-lc, vit-vqgan, llamagen, simvq, ibq, rqvae or movq. "
+    "Ours at 256 pixels: vqdm-256.",
 )
 @click.option("--data", metavar="DATA", help=_DATA)
 @click.option("--out", metavar="RUN", type=_PATH, help="The run directory; runs/NAME where nothing is said.")
