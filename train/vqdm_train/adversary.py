@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vqdm_train.discriminators import augment, build_discriminator
-from vqdm_train.distributed import World
+from vqdm_train.distributed import World, average_gradients
 from vqdm_train.losses import (
     AdversarialConfig,
     LeCam,
@@ -50,7 +50,7 @@ class Adversary:
 
     def distribute(self) -> None:
         """Averages its gradients over the processes from now on."""
-        self._lesson = DistributedDataParallel(self._lesson, broadcast_buffers=False)
+        self._lesson = average_gradients(self._lesson)
 
     def learns(self, step: int) -> bool:
         """Whether the discriminator is trained at `step`."""

@@ -10,15 +10,17 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["World", "failing_together", "finish", "init"]
+__all__ = ["World", "average_gradients", "failing_together", "finish", "init"]
 
 PATIENCE = timedelta(minutes=30)
 
@@ -141,6 +143,17 @@ def _meet(store: "dist.Store", rank: int, size: int) -> "dist.Store":
         name = store.get(f"welcome/{name}").decode()  # waits for it
         store.set(f"{name}/here/{rank}", "")
     return dist.PrefixStore(name, store)
+
+
+def average_gradients(module: nn.Module) -> DistributedDataParallel:
+    """The module, whose backward passes give every process the mean of all processes' gradients.
+
+    Buffers are not copied: what is in them (usage, queues, means of logits) comes out the same on all processes.
+    """
+    with warnings.catch_warnings():
+        # Newer versions have another word for this argument, and say so; older ones do not know it.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 def finish(world: World) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vqdm_train.config import Config
-from vqdm_train.distributed import World
+from vqdm_train.distributed import World, average_gradients
 from vqdm_train.losses import PerceptualLoss, adaptive_weight, batch_psnr, reconstruction_loss
 from vqdm_train.optimizer import clip_gradients, set_rates
 from vqdm_train.state import TrainingState
@@ -54,8 +54,7 @@ class TrainingStep:
         self.model: nn.Module = self.tokenizer
         if world.size > 1:
             self.tokenizer.quantizer.group = torch.distributed.group.WORLD
-            # Buffers (usage, the queue) come out the same on every process, and need no copying at every step.
-            self.model = DistributedDataParallel(self.tokenizer, broadcast_buffers=False)
+            self.model = average_gradients(self.tokenizer)
             if self.adversary is not None:
                 self.adversary.distribute()
             self._settle_order()

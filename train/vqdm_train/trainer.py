@@ -132,7 +132,8 @@ class Trainer:
                         log.say(f"step {state.step}: {warning}")
                 if last or state.step % config.sample_every == 0:
                     self._save_samples(log)
-                if last or state.step % config.checkpoint.save_every == 0:
+                best = measures and config.checkpoint.keep_best and state.best_step == state.step
+                if last or best or state.step % config.checkpoint.save_every == 0:
                     self._save_checkpoint()
             # the end, or as far as a signal let it come
             if state.step < config.steps:
@@ -189,7 +190,7 @@ class Trainer:
             measured = {f"eval_{name}": result[name] for name in ("psnr_rgb", "ssim_rgb", "sharpness")}
             if result["psnr_rgb"] > state.best_psnr:
                 state.best_step, state.best_psnr = state.step, result["psnr_rgb"]
-        self.world.barrier(patient=True)
+        state.best_step = self.world.agree(state.best_step)  # all save it
         return measured
 
     def _save_checkpoint(self) -> None:

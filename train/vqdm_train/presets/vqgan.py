@@ -94,7 +94,7 @@ def vit_vqgan() -> Config:
 
     Source: Yu et al. 2022 and the public implementation, thuanz123/enhancing-transformers. Differs: its log-Laplace
     loss of weight 0.1 and its log-Gaussian one of weight 1 are l1 0.1 and l2 1 here; the discriminator is a PatchGAN,
-    not a StyleGAN's; batch 256, 500,000 steps, the learning rate and its warm-up are the paper's.
+    not a StyleGAN's; batch, steps, learning rate and its warm-up are this preset's.
     """
     lr, steps = 1e-4, 500_000
     optimizer = OptimizerConfig(
