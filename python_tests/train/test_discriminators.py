@@ -18,6 +18,7 @@ from vqdm_train.discriminators.dino import DinoDiscriminator, Head
 from vqdm_train.discriminators.norm import BatchNorm, build_norm
 from vqdm_train.discriminators.vision_transformer import Block, VisionTransformer
 from vqdm_train.losses import discriminator_loss
+from weight_files import write_dino
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -218,39 +219,9 @@ def test_a_block_is_written_out() -> None:
     torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    """Of dino_deitsmall16_pretrain.pth."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, 384),
-        "pos_embed": (1, 197, 384),
-        "patch_embed.proj.weight": (384, 3, 16, 16),
-        "patch_embed.proj.bias": (384,),
-        "norm.weight": (384,),
-        "norm.bias": (384,),
-    }
-    for i in range(12):
-        for name, rows, columns in (
-            ("attn.qkv", 1152, 384),
-            ("attn.proj", 384, 384),
-            ("mlp.fc1", 1536, 384),
-            ("mlp.fc2", 384, 1536),
-        ):
-            shapes |= {f"blocks.{i}.{name}.weight": (rows, columns), f"blocks.{i}.{name}.bias": (rows,)}
-        for name in ("norm1", "norm2"):
-            shapes |= {f"blocks.{i}.{name}.weight": (384,), f"blocks.{i}.{name}.bias": (384,)}
-    return shapes
-
-
 @pytest.fixture(scope="module")
 def dino_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: torch.randn(shape, generator=generator) * 0.05 + ("norm" in name and "weight" in name)
-        for name, shape in published_shapes().items()
-    }
-    path = tmp_path_factory.mktemp("dino") / "dino.pth"
-    torch.save(weights, path)
-    return path
+    return write_dino(tmp_path_factory.mktemp("dino") / "dino.pth")
 
 
 @pytest.fixture(scope="module")

@@ -28,24 +28,7 @@ from vqdm_train.losses import (
 )
 from vqdm_train.losses.torchvision_import import import_torchvision
 from vqdm_train.losses.weights import VGG, Published, fill, find_weights, read_weights
-
-# Convolutions of the published files: index, in, out, kernel size.
-ALEX = [(0, 3, 64, 11), (3, 64, 192, 5), (6, 192, 384, 3), (8, 384, 256, 3), (10, 256, 256, 3)]
-VGG16 = [(0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128), (10, 128, 256), (12, 256, 256), (14, 256, 256)]
-VGG16 += [(17, 256, 512), (19, 512, 512), (21, 512, 512), (24, 512, 512), (26, 512, 512), (28, 512, 512)]
-LAYERS = {"alex": ALEX, "vgg": [(*layer, 3) for layer in VGG16]}
-
-
-def write_weights(path: Path, network: str) -> Path:
-    """A file in the form of torchvision's, whose weights are random."""
-    generator, weights = torch.Generator().manual_seed(1), {}
-    for index, before, after, size in LAYERS[network]:
-        scale = math.sqrt(2 / (before * size * size))
-        weights[f"features.{index}.weight"] = scale * torch.randn(after, before, size, size, generator=generator)
-        weights[f"features.{index}.bias"] = 0.1 * torch.randn(after, generator=generator)
-    weights["classifier.1.weight"] = torch.zeros(2, 2)  # of which LPIPS has no need
-    torch.save(weights, path)
-    return path
+from weight_files import write_weights
 
 
 @pytest.fixture(scope="module")

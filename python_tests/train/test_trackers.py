@@ -2,15 +2,14 @@
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import wandb_stand_in
 from tiny_run import ALONE, tiny_config, write_images
 from vqdm_train.trackers import TrackingConfig, check_installed, open_trackers
 from vqdm_train.trainer import Trainer
@@ -87,24 +86,7 @@ def test_a_run_is_followed(tmp_path: Path) -> None:
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Stands in for the package; returns what it was told."""
-    told: list[tuple[str, Any]] = []
-
-    class Run:
-        def log(self, values: dict[str, Any], step: int) -> None:
-            told.append(("log", (step, values)))
-
-        def finish(self) -> None:
-            told.append(("finish", None))
-
-    def init(**options: Any) -> Run:
-        told.append(("init", options))
-        return Run()
-
-    module = ModuleType("wandb")
-    module.init, module.Image = init, lambda picture: ("image", picture.size)  # type: ignore[attr-defined]
-    module.__spec__ = importlib.util.spec_from_loader("wandb", loader=None)
-    monkeypatch.setitem(sys.modules, "wandb", module)
-    return told
+    return wandb_stand_in.install(monkeypatch)
 
 
 def test_wandb_has_numbers_and_grids(tmp_path: Path, wandb: list[tuple[str, Any]]) -> None:
