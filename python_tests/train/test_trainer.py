@@ -131,7 +131,12 @@ FROZEN = [
 ]
 
 
-@pytest.mark.parametrize("settings", [["precision=bfloat16"], ["channels_last=false"], PLAIN, FROZEN])
+GAME = ["adversarial.weight=0.5", "discriminator.num_layers=2", "discriminator.base_channels=8"]
+
+
+@pytest.mark.parametrize(
+    "settings", [["precision=bfloat16"], ["precision=bfloat16", *GAME], ["channels_last=false", *GAME], PLAIN, FROZEN]
+)
 def test_other_ways_to_run(images: Path, tmp_path: Path, settings: list[str]) -> None:
     config = tiny_config(images, "steps=2", "log_every=1", *settings)
     assert Trainer(config, tmp_path, ALONE).run()
@@ -164,7 +169,21 @@ MOVED = [
 ]
 
 
-@pytest.mark.parametrize("settings", [[], ["channels_last=false", "model.dropout=0.2"], QUEUE, SINKHORN, MOVED])
+# The discriminator learns from step 4 on, and is heard from step 8 on, wholly from step 15 on: stopped in between.
+ADVERSARIAL = [
+    *(*GAME, "adversarial.start_step=3", "adversarial.warmup_steps=4", "adversarial.ramp_steps=8", "accumulate=2"),
+    *(
+        "adversarial.lecam=0.1",
+        "adversarial.augment=true",
+        "adversarial.consistency=1",
+        "discriminator.norm=sync_batch",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["channels_last=false", "model.dropout=0.2"], QUEUE, SINKHORN, MOVED, ADVERSARIAL]
+)
 def test_resume_equals_the_undisturbed_run(images: Path, tmp_path: Path, settings: list[str]) -> None:
     """Stopped by a signal in the middle, between two regular checkpoints, and started again by the same command."""
     config = tiny_config(images, *settings)
@@ -176,6 +195,9 @@ def test_resume_equals_the_undisturbed_run(images: Path, tmp_path: Path, setting
     assert second.run()
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
     assert [line["step"] for line in stats(tmp_path / "parts")] == [5, 10, 15, 20]
+    saved = {name.partition("/")[0] for name in tensors(tmp_path / "parts")}
+    of_the_game = {"discriminator.safetensors", "discriminator_optimizer.safetensors"}
+    assert saved & of_the_game == (of_the_game if settings is ADVERSARIAL else set())
 
 
 def test_resume_from_the_checkpoint_before_a_damaged_one(
