@@ -30,12 +30,13 @@ def _errors_in_one_sentence() -> Iterator[None]:
 
     from vqdm_train.checkpoint import CorruptCheckpointError
     from vqdm_train.data import CorruptDataError, CorruptImageError
+    from vqdm_train.out_of_memory import TooLargeError
     from vqdm_train.trainer import DivergedError
 
     try:
         yield
     except (ValueError, OSError, SafetensorError, CorruptCheckpointError, CorruptDataError, CorruptImageError,
-            DivergedError) as error:  # fmt: skip
+            DivergedError, TooLargeError) as error:  # fmt: skip
         raise click.ClickException(str(error)) from error
 
 

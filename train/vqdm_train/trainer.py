@@ -19,6 +19,7 @@ from vqdm_train.data import TrainStream, open_eval, open_train, prefetch
 from vqdm_train.distributed import World
 from vqdm_train.evaluate import evaluate, tokens_per_image, write_json
 from vqdm_train.model import build_tokenizer
+from vqdm_train.out_of_memory import saying_what_fits
 from vqdm_train.run_directory import open_run_directory
 from vqdm_train.runlog import RunLog
 from vqdm_train.signals import StopRequest
@@ -90,7 +91,8 @@ class Trainer:
         config, world, state = self.config, self.world, self.state
         self._resume()
         self._introduce()
-        training_step = TrainingStep(state, config, world)
+        with saying_what_fits(config, world):  # many processes run a first pass here
+            training_step = TrainingStep(state, config, world)
         trackers = (
             open_trackers(config.tracking, self.out, to_dict(config), first_step=state.step) if world.main else []
         )
@@ -108,7 +110,8 @@ class Trainer:
             while state.step < config.steps and not world.any(self.stop.came):
                 started = time.perf_counter()
                 micro_batches = _MicroBatches(batches, config, world.device)
-                outcome = training_step.run(micro_batches)
+                with saying_what_fits(config, world):
+                    outcome = training_step.run(micro_batches)
                 if outcome.updated:
                     state.updates += 1
                     state.skipped_in_a_row = 0
