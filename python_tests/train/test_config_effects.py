@@ -256,7 +256,7 @@ def test_the_best_checkpoint_stays(files: dict[str, Path], tmp_path: Path) -> No
     for keeps, expected in (("true", ["step-000001", "step-000002"]), ("false", ["step-000002"])):
         config = config_of(
             files,
-            *("eval_every=1", "checkpoint.save_every=1", "checkpoint.keep_last=1", "ema_decay=0"),
+            *("eval_every=1", "checkpoint.keep_last=1", "ema_decay=0"),
             *("optimizer.lr=0.1", "optimizer.schedule=constant", f"checkpoint.keep_best={keeps}"),
         )
         out = tmp_path / keeps
