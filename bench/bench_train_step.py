@@ -55,7 +55,7 @@ class Case(NamedTuple):
 CASES = {
     "demo": Case("demo", 16),
     "demo, adversarial": Case("demo-gan", 16, adversarial=True),
-    "256 pixels": Case("var-vqvae", 2),
+    "256 pixels": Case("optvq-imagenet-h4", 2),
 }
 
 
