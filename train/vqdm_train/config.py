@@ -203,7 +203,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _parse(text: str, current: object) -> object:
     """The plain value that the text of a --set states: JSON, a bare word, or 1,2,3 for a list."""
     if isinstance(current, list) and not text.startswith("[") and text not in ("null", "none", "None"):
-        text = f"[{text}]"
+        return [_parse(part.strip(), None) for part in text.split(",")] if text else []
     if isinstance(current, str):
         return text
     words = {"none": None, "None": None, "True": True, "False": False}
