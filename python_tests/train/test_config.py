@@ -143,6 +143,16 @@ def test_bad_setting_of_optvq(setting: str, message: str) -> None:
             "quantizer: MultiScaleQuantizer: expected inner loss_form 'l2' or 'l1'",
         ),
         (
+            optvq_digits,
+            ["adversarial.weight=0.1"],
+            "config: expected data.image_size >= 24 with discriminator.num_layers=3, got 16",
+        ),
+        (
+            optvq_digits,
+            ["losses.perceptual=1", "losses.perceptual_network=alex"],
+            "config: expected data.image_size >= 31 with losses.perceptual_network=alex, got 16",
+        ),
+        (
             lambda: PRESETS["optvq-mnist"](),
             ["optimizer.warmup_steps=3"],
             "optimizer: expected warmup_steps only with schedule=cosine or constant or step, got warmup_steps=3",

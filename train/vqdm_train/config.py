@@ -19,7 +19,7 @@ import torch
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.data import DataConfig, open_eval, open_train
 from vqdm_train.discriminators import DiscriminatorConfig
-from vqdm_train.losses import AdversarialConfig, LossConfig
+from vqdm_train.losses import SMALLEST_IMAGE, AdversarialConfig, LossConfig
 from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import DiscriminatorOptimizerConfig, OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
@@ -93,6 +93,7 @@ class Config:
             raise ValueError(
                 f"config: expected eval_every >= 0 and timeout > 0, got {self.eval_every} and {self.timeout}"
             )
+        self._check_image_size()
         self._check_compile()
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"config: expected seed in [0, 2^31), got {self.seed}")
@@ -115,6 +116,20 @@ class Config:
             )
         with torch.device("meta"):  # to hear at once what the quantizer would refuse
             build_quantizer(self.quantizer, self.model.latent_channels)
+
+    def _check_image_size(self) -> None:
+        """The networks that judge a picture would refuse it too, but perhaps days later."""
+        size, discriminator, network = self.data.image_size, self.discriminator, self.losses.perceptual_network
+        if self.adversarial.weight > 0 and size < discriminator.smallest_image:
+            raise ValueError(
+                f"config: expected data.image_size >= {discriminator.smallest_image} with discriminator.num_layers="
+                f"{discriminator.num_layers}, got {size}"
+            )
+        if self.losses.perceptual > 0 and size < SMALLEST_IMAGE[network]:
+            raise ValueError(
+                f"config: expected data.image_size >= {SMALLEST_IMAGE[network]} with losses.perceptual_network="
+                f"{network}, got {size}; --set losses.perceptual=0 does without it"
+            )
 
     def _check_compile(self) -> None:
         if len(set(self.compile)) < len(self.compile):
