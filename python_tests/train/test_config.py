@@ -143,6 +143,11 @@ def test_bad_setting_of_optvq(setting: str, message: str) -> None:
             "quantizer: MultiScaleQuantizer: expected inner loss_form 'l2' or 'l1'",
         ),
         (
+            lambda: PRESETS["optvq-imagenet-h4"](),
+            ["discriminator_optimizer.betas=0.95,0.999"],
+            "discriminator_optimizer: expected the first of betas below 0.9 with optimizer.schedule=one_cycle",
+        ),
+        (
             optvq_digits,
             ["adversarial.weight=0.1"],
             "config: expected data.image_size >= 24 with discriminator.num_layers=3, got 16",

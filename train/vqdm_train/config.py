@@ -23,6 +23,7 @@ from vqdm_train.losses import SMALLEST_IMAGE, AdversarialConfig, LossConfig
 from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import DiscriminatorOptimizerConfig, OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
+from vqdm_train.schedule import BETA1_RANGE
 from vqdm_train.trackers import TrackingConfig
 
 __all__ = [
@@ -92,6 +93,12 @@ class Config:
         if self.eval_every < 0 or self.timeout <= 0:
             raise ValueError(
                 f"config: expected eval_every >= 0 and timeout > 0, got {self.eval_every} and {self.timeout}"
+            )
+        beta1 = self.discriminator_optimizer.betas[0]
+        if self.adversarial.weight > 0 and self.optimizer.schedule == "one_cycle" and beta1 + BETA1_RANGE >= 1:
+            raise ValueError(
+                f"discriminator_optimizer: expected the first of betas below {1 - BETA1_RANGE} with "
+                f"optimizer.schedule=one_cycle, which adds up to {BETA1_RANGE}, got {beta1}"
             )
         self._check_image_size()
         self._check_compile()
