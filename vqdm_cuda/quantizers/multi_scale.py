@@ -97,8 +97,8 @@ class MultiScaleQuantizer(Structure):
             trained = self.phi.of_scale[: 1 + max(t for t, weight in enumerate(self._weights) if weight)]
             if set(trained) != set(self.phi.of_scale):
                 raise ValueError(
-                    "MultiScaleQuantizer: expected scale_weights to leave no phi without a weight at its first scale or "
-                    f"after it, where it would never be trained, got {self.scale_weights} with phi placed as "
+                    "MultiScaleQuantizer: expected scale_weights to leave no phi without a weight at its first scale "
+                    f"or after it, where it would never be trained, got {self.scale_weights} with phi placed as "
                     f"{self.phi.of_scale}"
                 )
         self.usage: Tensor
