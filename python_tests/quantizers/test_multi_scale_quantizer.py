@@ -372,6 +372,7 @@ def test_only_quantizers_of_single_vectors_fit_inside():
         ({"matching": "each"}, "matching to be one of .*, got 'each'"),
         ({"scale_weights": (1, 2)}, r"scale_weights to be 6 finite numbers, .*got \[1, 2\]"),
         ({"scale_weights": (1, 2, 3, -1, 2, 3)}, r"none negative and not all 0, got \[1, 2, 3, -1, 2, 3\]"),
+        ({"scale_weights": (1, 1, 1, 1, 0, 0)}, r"no phi without a weight .*got \[1, 1, 1, 1, 0, 0\]"),
         ({"scale_weights": (0,) * 6}, r"none negative and not all 0, got \[0, 0, 0, 0, 0, 0\]"),
         ({"scale_weights": (1, 1, 1, 1, 1, float("nan"))}, "none negative and not all 0, got .*nan"),
     ],

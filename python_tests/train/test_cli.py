@@ -260,6 +260,20 @@ def test_a_config_that_cannot_be_built_does_not_claim_the_directory(images: Path
     assert result.exit_code == 0, result.output
 
 
+def test_a_missing_file_of_weights_does_not_claim_the_directory(images: Path, tmp_path: Path) -> None:
+    flags = [*tiny_flags(images), "--steps", "1", "--out", str(tmp_path / "run")]
+    refused = vqdm("train", *flags, "--set", "losses.perceptual=1", "--set", f"losses.perceptual_weights={tmp_path}/no")
+    assert "--set losses.perceptual=0 does without it" in refused.output
+    result = vqdm("train", *flags, "--set", "losses.perceptual=0")  # as the sentence says
+    assert result.exit_code == 0, result.output
+
+
+def test_an_unknown_device_is_one_sentence(images: Path, run: Path) -> None:
+    result = vqdm("eval", run, "--data", images, "--device", "gpu")
+    assert result.exit_code == 1
+    assert "Error: device: expected auto, cpu, cuda or cuda:N, got gpu" in result.output
+
+
 def test_fewer_steps_than_done_are_refused(images: Path, run: Path) -> None:
     result = vqdm("train", *tiny_flags(images), "--steps", "2", "--out", run)
     assert result.exit_code == 1

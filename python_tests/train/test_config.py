@@ -143,6 +143,21 @@ def test_bad_setting_of_optvq(setting: str, message: str) -> None:
             "quantizer: MultiScaleQuantizer: expected inner loss_form 'l2' or 'l1'",
         ),
         (
+            lambda: PRESETS["optvq-imagenet-h4"](),
+            ["discriminator_optimizer.betas=0.95,0.999"],
+            "discriminator_optimizer: expected the first of betas below 0.9 with optimizer.schedule=one_cycle",
+        ),
+        (
+            optvq_digits,
+            ["adversarial.weight=0.1"],
+            "config: expected data.image_size >= 24 with discriminator.num_layers=3, got 16",
+        ),
+        (
+            optvq_digits,
+            ["losses.perceptual=1", "losses.perceptual_network=alex"],
+            "config: expected data.image_size >= 31 with losses.perceptual_network=alex, got 16",
+        ),
+        (
             lambda: PRESETS["optvq-mnist"](),
             ["optimizer.warmup_steps=3"],
             "optimizer: expected warmup_steps only with schedule=cosine or constant or step, got warmup_steps=3",
@@ -167,6 +182,9 @@ def test_settings_that_do_not_go_together(start: Callable[[], Config], settings:
         ("optimizer.lr=1", "optimizer.lr", 1.0),
         ("optimizer.betas=0.5,0.9", "optimizer.betas", [0.5, 0.9]),
         ("optimizer.betas=[0.5, 0.9]", "optimizer.betas", [0.5, 0.9]),
+        ("compile=encoder", "compile", ["encoder"]),
+        ("compile=encoder, decoder", "compile", ["encoder", "decoder"]),
+        ("compile=", "compile", []),
         ("quantizer.normalize=features", "quantizer.normalize", "features"),
         ("quantizer.normalize=none", "quantizer.normalize", None),
         ("quantizer.init_std=null", "quantizer.init_std", None),

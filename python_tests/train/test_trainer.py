@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tiny_run import ALONE, tiny_config, write_images
 from vqdm_cuda import Encoder, ImageTokenizer
@@ -20,11 +20,14 @@ from vqdm_train.ema import EMA
 from vqdm_train.losses import LossConfig, batch_psnr, reconstruction_loss
 from vqdm_train.model import build_tokenizer
 from vqdm_train.optimizer import (
+    DiscriminatorOptimizerConfig,
     OptimizerConfig,
+    build_discriminator_optimizer,
     build_optimizer,
     clip_gradients,
     load_optimizer,
     optimizer_tensors,
+    set_rates,
 )
 from vqdm_train.schedule import schedule
 from vqdm_train.trainer import DivergedError, Trainer
@@ -350,6 +353,16 @@ def test_one_cycle_is_that_of_torch(steps: int) -> None:
         optimizer.step()
         if step + 1 < steps:
             theirs.step()
+
+
+def test_one_cycle_moves_each_optimizer_about_its_own_beta1() -> None:
+    config = OptimizerConfig(schedule="one_cycle", betas=(0.85, 0.999), warmup_steps=50)
+    discriminator = build_discriminator_optimizer(nn.Linear(2, 2), DiscriminatorOptimizerConfig(betas=(0.5, 0.9)))
+    beta1 = []
+    for step in range(1000):
+        set_rates(discriminator, step, 1000, config)
+        beta1.append(discriminator.param_groups[0]["betas"][0])
+    assert (min(beta1), max(beta1)) == pytest.approx((0.5, 0.6))
 
 
 def test_clipping_bounds_each_norm_or_both_together(images: Path) -> None:

@@ -19,10 +19,11 @@ import torch
 from vqdm_train.checkpoint import CheckpointConfig
 from vqdm_train.data import DataConfig, open_eval, open_train
 from vqdm_train.discriminators import DiscriminatorConfig
-from vqdm_train.losses import AdversarialConfig, LossConfig
+from vqdm_train.losses import SMALLEST_IMAGE, AdversarialConfig, LossConfig
 from vqdm_train.model import ModelConfig
 from vqdm_train.optimizer import DiscriminatorOptimizerConfig, OptimizerConfig
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
+from vqdm_train.schedule import BETA1_RANGE
 from vqdm_train.trackers import TrackingConfig
 
 __all__ = [
@@ -93,6 +94,13 @@ class Config:
             raise ValueError(
                 f"config: expected eval_every >= 0 and timeout > 0, got {self.eval_every} and {self.timeout}"
             )
+        beta1 = self.discriminator_optimizer.betas[0]
+        if self.adversarial.weight > 0 and self.optimizer.schedule == "one_cycle" and beta1 + BETA1_RANGE >= 1:
+            raise ValueError(
+                f"discriminator_optimizer: expected the first of betas below {1 - BETA1_RANGE} with "
+                f"optimizer.schedule=one_cycle, which adds up to {BETA1_RANGE}, got {beta1}"
+            )
+        self._check_image_size()
         self._check_compile()
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"config: expected seed in [0, 2^31), got {self.seed}")
@@ -115,6 +123,20 @@ class Config:
             )
         with torch.device("meta"):  # to hear at once what the quantizer would refuse
             build_quantizer(self.quantizer, self.model.latent_channels)
+
+    def _check_image_size(self) -> None:
+        """The networks that judge a picture would refuse it too, but perhaps days later."""
+        size, discriminator, network = self.data.image_size, self.discriminator, self.losses.perceptual_network
+        if self.adversarial.weight > 0 and size < discriminator.smallest_image:
+            raise ValueError(
+                f"config: expected data.image_size >= {discriminator.smallest_image} with discriminator.num_layers="
+                f"{discriminator.num_layers}, got {size}"
+            )
+        if self.losses.perceptual > 0 and size < SMALLEST_IMAGE[network]:
+            raise ValueError(
+                f"config: expected data.image_size >= {SMALLEST_IMAGE[network]} with losses.perceptual_network="
+                f"{network}, got {size}; --set losses.perceptual=0 does without it"
+            )
 
     def _check_compile(self) -> None:
         if len(set(self.compile)) < len(self.compile):
@@ -203,7 +225,7 @@ def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _parse(text: str, current: object) -> object:
     """The plain value that the text of a --set states: JSON, a bare word, or 1,2,3 for a list."""
     if isinstance(current, list) and not text.startswith("[") and text not in ("null", "none", "None"):
-        text = f"[{text}]"
+        return [_parse(part.strip(), None) for part in text.split(",")] if text else []
     if isinstance(current, str):
         return text
     words = {"none": None, "None": None, "True": True, "False": False}

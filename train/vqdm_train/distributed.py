@@ -101,6 +101,9 @@ def init(device: str, timeout: float = 60) -> World:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in device and (kind != "cuda" or not index.isdigit())):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device}")
     chosen = torch.device(device)
     if chosen.type == "cuda":
         if not torch.cuda.is_available():

@@ -118,10 +118,10 @@ def _group(parameters: list[nn.Parameter], lr: float, weight_decay: float) -> di
     return {"params": parameters, "peak_lr": lr, "weight_decay": weight_decay}
 
 
-def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, config: OptimizerConfig) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, step: int, steps: int, config: ScheduleConfig) -> None:
     """Learning rates and, where the schedule moves it, beta1, as they are at `step`, counted from 0."""
     for group in optimizer.param_groups:
-        factor, beta1 = schedule(step, steps, config, config.betas[0])
+        factor, beta1 = schedule(step, steps, config, optimizer.defaults["betas"][0])
         group["lr"] = factor * group["peak_lr"]
         if config.schedule == "one_cycle":
             group["betas"] = (beta1, group["betas"][1])

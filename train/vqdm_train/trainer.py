@@ -53,8 +53,6 @@ class Trainer:
             if world.main:
                 self.lock = on_failure.enter_context(open_run_directory(out, config))
             self._build()
-            if world.main:  # only now: a config that cannot be built must not claim the directory
-                write_json(out / "config.json", to_dict(config))
             on_failure.pop_all()
         world.barrier(patient=True)
 
@@ -88,11 +86,17 @@ class Trainer:
 
     def run(self) -> bool:
         """Trains to `config.steps`; True when it got there, False when a signal stopped it (after a save)."""
+        with self.lock:
+            return self._run()
+
+    def _run(self) -> bool:
         config, world, state = self.config, self.world, self.state
         self._resume()
         self._introduce()
         with saying_what_fits(config, world):  # many processes run a first pass here
             training_step = TrainingStep(state, config, world)
+        if world.main:  # only now: a config that cannot be built must not claim the directory
+            write_json(self.out / "config.json", to_dict(config))
         trackers = (
             open_trackers(config.tracking, self.out, to_dict(config), first_step=state.step) if world.main else []
         )
@@ -104,7 +108,7 @@ class Trainer:
         steps = range(state.step, config.steps)
         batches = prefetch(self.stream, steps, workers=config.data.workers, pin=pin)  # a pure function of the steps
 
-        with self.lock, log, self.stop.listening(), contextlib.closing(batches):
+        with log, self.stop.listening(), contextlib.closing(batches):
             if state.step == 0:
                 self._save_samples(log)
             while state.step < config.steps and not world.any(self.stop.came):

@@ -93,6 +93,14 @@ class MultiScaleQuantizer(Structure):
                 f"MultiScaleQuantizer: expected num_phi None with inner {type(self.inner).__name__}, no term of whose "
                 f"loss would train a phi, got {num_phi}"
             )
+        if self._weights is not None:
+            trained = self.phi.of_scale[: 1 + max(t for t, weight in enumerate(self._weights) if weight)]
+            if set(trained) != set(self.phi.of_scale):
+                raise ValueError(
+                    "MultiScaleQuantizer: expected scale_weights to leave no phi without a weight at its first scale "
+                    f"or after it, where it would never be trained, got {self.scale_weights} with phi placed as "
+                    f"{self.phi.of_scale}"
+                )
         self.usage: Tensor
         self.register_buffer("usage", torch.zeros(T, self.codebook_size))
         self.pyramid = Pyramid(self.scales)

@@ -39,6 +39,11 @@ class DiscriminatorConfig:
             if self.network != network and value != getattr(type(self), name):
                 raise ValueError(f"discriminator: expected {name} only with network={network}, got {name}={value}")
 
+    @property
+    def smallest_image(self) -> int:
+        """Pixels of a side that leave one logit."""
+        return 1 if self.network == "dino" else 3 * 2**self.num_layers
+
 
 def build_discriminator(
     config: DiscriminatorConfig,

@@ -9,10 +9,11 @@ from vqdm_train.losses.adversarial import (
     discriminator_loss,
     generator_loss,
 )
-from vqdm_train.losses.perceptual import PerceptualLoss
+from vqdm_train.losses.perceptual import SMALLEST_IMAGE, PerceptualLoss
 from vqdm_train.losses.reconstruction import LossConfig, batch_psnr, reconstruction_loss
 
 __all__ = [
+    "SMALLEST_IMAGE",
     "AdversarialConfig",
     "LeCam",
     "LossConfig",

@@ -18,12 +18,12 @@ from vqdm_train.losses.frozen import Frozen
 from vqdm_train.losses.torchvision_import import import_torchvision
 from vqdm_train.losses.weights import ALEX, VGG, fill, find_weights, has_shapes_alone
 
-__all__ = ["LPIPS", "PerceptualLoss"]
+__all__ = ["LPIPS", "SMALLEST_IMAGE", "PerceptualLoss"]
 
 _CHECKED_BATCHES = 8  # to look at a batch costs a GPU a wait; what feeds wrong images does it from the first on
 _ENOUGH_IMAGES = 16  # some pixel of more images than these is darker than middle grey
 _ROUNDING = 0.01
-_SMALLEST = {"vgg": 16, "alex": 31}  # pixels that are something after all of the network's strides
+SMALLEST_IMAGE = {"vgg": 16, "alex": 31}  # pixels that are something after all of the network's strides
 
 
 class PerceptualLoss(nn.Module):
@@ -41,7 +41,7 @@ class PerceptualLoss(nn.Module):
     def __init__(self, network: Literal["vgg", "alex"] = "vgg", weights: Path | None = None) -> None:
         super().__init__()
         self.distance = LPIPS(network, weights)
-        self._smallest = _SMALLEST[network]
+        self._smallest = SMALLEST_IMAGE[network]
         self._batches = _CHECKED_BATCHES if has_shapes_alone() else 0  # without numbers, nothing to look at
         self._images = 0
         self._lowest = float("inf")

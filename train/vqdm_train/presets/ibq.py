@@ -13,8 +13,9 @@ __all__ = ["ibq"]
 def ibq() -> Config:
     """IBQ on ImageNet, 256 tokens of 16384 codes of 256 dimensions: 256 images a step, 330 epochs.
 
-    Source: TencentARC/SEED-Voken. Differs: float16 there is bfloat16 here; the discriminator learns after the
-    tokenizer there, at the same step, from the same reconstruction.
+    Source: TencentARC/SEED-Voken. Differs: float16 there is bfloat16 here; the discriminator learns before the
+    tokenizer there, at the same step, from the same reconstruction; the tokenizer's part of the game is non-saturating
+    there, on the mean logit of an image, hinge's here.
     """
     batch_size, lr = 256, 1e-4
     epoch = epoch_steps(1, IMAGENET, batch_size)
@@ -25,7 +26,7 @@ def ibq() -> Config:
             kind="index_backprop", codebook_size=16384, commitment_weight=1.0, codebook_weight=0.25
         ),
         losses=LossConfig(l1=1.0, l2=0.0, perceptual=1.0),
-        adversarial=AdversarialConfig(weight=0.1, adaptive=False, lecam=0.05),
+        adversarial=AdversarialConfig(weight=0.1, adaptive=False, lecam=0.05, lecam_decay=0.999),
         discriminator=DiscriminatorConfig(norm="batch"),
         optimizer=OptimizerConfig(
             lr=lr,

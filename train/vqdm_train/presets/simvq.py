@@ -15,7 +15,8 @@ def simvq() -> Config:
 
     Source: youngsheen/SimVQ, its configuration for 128 pixels, with the codebook of its README's table. Differs: its
     mixed precision is float16; 256 images a step are this preset's (64 for each of a number of GPUs that is not
-    stated); the configuration names no attention but that of the middle.
+    stated); the configuration names no attention but that of the middle; the tokenizer's part of the game is
+    non-saturating there, on the mean logit of an image, hinge's here.
     """
     batch_size, lr = 256, 1e-4
     return Config(

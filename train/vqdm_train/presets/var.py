@@ -48,11 +48,17 @@ def var_vqvae() -> Config:
             adaptive_eps=1e-6,
             adaptive_min=0.015,
             augment=True,
-            consistency=4.0,
+            consistency=2.0,  # half of the published 4: its two halves of the discriminator's loss are added
         ),
         discriminator=DiscriminatorConfig(network="dino", norm="sync_batch"),
         optimizer=OptimizerConfig(
-            lr=3e-4, codebook_lr=3e-4, betas=(0.5, 0.9), weight_decay=0.005, final_lr_ratio=0.3, grad_clip=10.0
+            lr=3e-4,
+            codebook_lr=3e-4,
+            betas=(0.5, 0.9),
+            weight_decay=0.005,
+            warmup_steps=round(0.01 * steps),
+            final_lr_ratio=0.3,
+            grad_clip=10.0,
         ),
         discriminator_optimizer=DiscriminatorOptimizerConfig(lr=3e-4, weight_decay=0.0005, grad_clip=10.0),
         steps=steps,

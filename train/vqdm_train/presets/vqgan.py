@@ -92,9 +92,10 @@ def vqgan_ema() -> Config:
 def vit_vqgan() -> Config:
     """ViT-VQGAN, base size, 1024 tokens of 8192 normalised codes of 32 dimensions.
 
-    Source: Yu et al. 2022 and the public implementation, thuanz123/enhancing-transformers. Differs: its log-Laplace
-    loss of weight 0.1 and its log-Gaussian one of weight 1 are l1 0.1 and l2 1 here; the discriminator is a PatchGAN,
-    not a StyleGAN's; batch, steps, learning rate and its warm-up are this preset's.
+    Source: Yu et al. 2022 and the public implementation, thuanz123/enhancing-transformers. Its log-Laplace loss of
+    weight 0.1 and its log-Gaussian one of weight 1 are, in its code, l1 and l2 of images in [0, 1]: 0.05 and 0.25 of
+    those in [-1, 1]. Differs: the discriminator is a PatchGAN, not a StyleGAN's, and without R1; batch, steps,
+    learning rate, its warm-up and the game's weight are this preset's (the code's weight is 1, adaptive).
     """
     lr, steps = 1e-4, 500_000
     optimizer = OptimizerConfig(
@@ -104,7 +105,7 @@ def vit_vqgan() -> Config:
         data=crops("imagenet"),
         model=ModelConfig(network="vit", patch_size=8, latent_channels=32),
         quantizer=QuantizerConfig(kind="normalized", codebook_size=8192, commitment_weight=1.0, codebook_weight=0.25),
-        losses=LossConfig(l1=0.1, l2=1.0, perceptual=0.1),
+        losses=LossConfig(l1=0.05, l2=0.25, perceptual=0.1),
         adversarial=AdversarialConfig(weight=0.1, start_step=50_001, adaptive=False),
         discriminator=DiscriminatorConfig(),
         optimizer=optimizer,
