@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,9 @@ def test_table(tokenizer: ImageTokenizer, held_out: EvalImages) -> None:
     assert "12.35 dB" in both[1]
     assert len(both) == len(text.splitlines()) + 1
 
-
-# CHECKPOINT -----------------------------------------------------------------------------------------------------------
+    # CHECKPOINT -----------------------------------------------------------------------------------------------------------
+    del result["sharpness"]  # of an earlier release
+    assert re.search(r"^sharpness +none$", table({"run": result}), re.MULTILINE)
 
 
 def test_find_model(run: Path) -> None:
