@@ -20,9 +20,9 @@ from vqdm_train.model import build_tokenizer
 from vqdm_train.trainer import Trainer
 
 KEYS = [
-    *("protocol", "num_images", "num_tokens", "psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "lpips_alex", "lpips_vgg"),
-    *("rfid", "quantization_error", "utilization", "perplexity", "tokens_per_image", "bits_per_image"),
-    *("codebook_size", "skipped"),
+    *("protocol", "num_images", "num_tokens", "psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "sharpness"),
+    *("lpips_alex", "lpips_vgg", "rfid", "quantization_error", "utilization", "perplexity"),
+    *("tokens_per_image", "bits_per_image", "codebook_size", "skipped"),
 ]
 
 

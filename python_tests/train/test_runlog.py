@@ -166,4 +166,4 @@ def test_a_name_that_is_no_text_does_not_end_a_run(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(sys, "stdout", terminal)
     with RunLog(tmp_path, first_step=0, steps=1) as log:
         log.say("passed over bad-\udcff.png")
-    assert terminal.buffer.getvalue() == b"passed over bad-\\udcff.png\n"  # type: ignore[attr-defined]
+    assert terminal.buffer.getvalue() == b"passed over bad-\\udcff.png\n"
