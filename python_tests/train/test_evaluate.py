@@ -112,10 +112,11 @@ def test_table(tokenizer: ImageTokenizer, held_out: EvalImages) -> None:
     assert both[0].split() == ["runs/a", "runs/b"]
     assert "12.35 dB" in both[1]
     assert len(both) == len(text.splitlines()) + 1
-
-    # CHECKPOINT -----------------------------------------------------------------------------------------------------------
     del result["sharpness"]  # of an earlier release
     assert re.search(r"^sharpness +none$", table({"run": result}), re.MULTILINE)
+
+
+# CHECKPOINT -----------------------------------------------------------------------------------------------------------
 
 
 def test_find_model(run: Path) -> None:
