@@ -208,3 +208,19 @@ def test_eval_path_names_the_held_out_images(tmp_path):
     folder_of(tmp_path / "b", 2)
     data = DataConfig(path=str(tmp_path / "a"), eval_path=str(tmp_path / "b"), image_size=16)
     assert (len(open_train(data)), len(open_eval(data))) == (3, 2)
+
+
+def test_the_first_look_ends_in_time_when_files_are_slow(monkeypatch):
+    """A clock that goes on by a second at each file: about five of them are looked at, not a part of many."""
+    now = 0.0
+
+    class Slow(Synthetic):
+        def load(self, index):
+            nonlocal now
+            now += 1.0
+            return np.zeros((4, 4, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("vqdm_train.data.survey.time.monotonic", lambda: now)
+    images = TrainImages(Slow(1000), 4, Augmentation(window="file", min_scale=1.0, mirror=False))
+    survey(images)
+    assert "; 6 looked at, 0 of them corrupt" in images.description

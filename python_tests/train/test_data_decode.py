@@ -203,11 +203,15 @@ def test_other_arrays_are_refused(tmp_path, content, reason):
 
 
 def test_array_sizes_are_checked_by_the_header(tmp_path):
-    """A header of 10^12 pixels before 8 bytes, and one whose pixels are missing."""
-    for shape, reason in (((10**6, 10**6, 3), "more than 64 Mpixel or 256 MB"), ((100, 100, 3), "truncated")):
+    """A header of 10^12 pixels before 9 bytes, one whose pixels are missing, and one of a negative size."""
+    for shape, reason in (
+        ((10**6, 10**6, 3), "more than 64 Mpixel or 256 MB"),
+        ((100, 100, 3), "truncated"),
+        ((-1, 1, 3), "an array of shape"),  # would take however many pixels there are
+    ):
         with (tmp_path / "a.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            file.write(bytes(8))
+            file.write(bytes(9))
         with pytest.raises(CorruptImageError, match=reason):
             read_image(tmp_path / "a.npy")
 

@@ -1,12 +1,14 @@
 """Folders and lists of images."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from image_files import folder_of, picture, write
-from vqdm_train.data import check_data, open_dataset
+from vqdm_train.data import CorruptImageError, check_data, open_dataset
 from vqdm_train.data.crops import to_tensor
 from vqdm_train.data.files import list_files
 
@@ -126,3 +128,14 @@ def test_lists_that_are_none_are_refused(tmp_path, content, message):
     (tmp_path / "train.txt").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         open_dataset(str(tmp_path / "train.txt"), split="train", size=16)
+
+
+def test_a_pipe_among_the_files_is_a_corrupt_one_and_nobody_waits_for_it(tmp_path):
+    write(tmp_path / "a.png", picture())
+    os.mkfifo(tmp_path / "b.png")
+    images = open_dataset(str(tmp_path), split="eval", size=16)
+    assert images[0].shape == (3, 16, 16)
+    with pytest.raises(CorruptImageError, match=r"b\.png: a pipe, a device or another thing that is no regular file"):
+        images[1]
+    errors = [finding for finding in check_data(str(tmp_path)) if finding.severity == "error"]
+    assert [finding.path for finding in errors] == ["b.png"]

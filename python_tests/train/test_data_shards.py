@@ -297,3 +297,37 @@ def test_members_that_point_back_are_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(bytes(header) + bytes(1024))
     with pytest.raises(ValueError, match="expected a whole, uncompressed tar file"):
         Shards(str(tmp_path / "a.tar"), 3)
+
+
+@pytest.mark.parametrize("between", [b"", bytes(10240)])
+def test_images_behind_an_end_mark_are_not_lost_without_a_word(tmp_path, between):
+    """Archives put together by `cat`, and a shard with a hole of zeros."""
+    first, second = (shard(tmp_path / name, [("1.png", png(picture()))]).read_bytes() for name in ("a.tar", "b.tar"))
+    (tmp_path / "a.tar").write_bytes(first + between + second)
+    with pytest.raises(ValueError, match=r"got .*a\.tar: more than zeros behind the end mark"):
+        Shards(str(tmp_path / "a.tar"), 3)
+
+
+def extended(kind, content, size=None):
+    """An extended header as it stands in a tar file; `size` is what it claims."""
+    header = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = kind
+    header[124:136] = b"\x80" + (len(content) if size is None else size).to_bytes(11, "big")
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content.ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        extended(tarfile.XHDTYPE, b"", size=2**60),  # memory
+        extended(tarfile.GNUTYPE_LONGNAME, b"", size=2**60),
+        extended(tarfile.XHDTYPE, b"12 path=a.b\n") * 3000,  # each is read by a call from within that of the one before
+    ],
+)
+def test_extended_headers_of_an_attack_are_refused(tmp_path, headers):
+    whole = shard(tmp_path / "a.tar", [("1.png", png(picture()))]).read_bytes()
+    (tmp_path / "a.tar").write_bytes(headers + whole)
+    with pytest.raises(ValueError, match="expected a whole, uncompressed tar file"):
+        Shards(str(tmp_path / "a.tar"), 3)

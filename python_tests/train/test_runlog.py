@@ -158,3 +158,12 @@ def test_the_other_processes_are_silent(tmp_path: Path, capsys: pytest.CaptureFi
         log.say("a word")
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_text_does_not_end_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes of a file's name that are no UTF-8, on a terminal that takes nothing else."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with RunLog(tmp_path, first_step=0, steps=1) as log:
+        log.say("passed over bad-\udcff.png")
+    assert terminal.buffer.getvalue() == b"passed over bad-\\udcff.png\n"

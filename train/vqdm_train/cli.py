@@ -354,7 +354,8 @@ def data_check(data: str) -> None:
     with _errors_in_one_sentence():
         findings = check_data(data)
     for finding in findings:
-        click.echo(f"{finding.severity}: {finding.path}: {finding.message}")
+        path = finding.path.encode("utf-8", "backslashreplace").decode("utf-8")  # bytes that are no text
+        click.echo(f"{finding.severity}: {path}: {finding.message}")
     errors = sum(finding.severity == "error" for finding in findings)
     click.echo(f"{data}: {errors} errors, {len(findings) - errors} notes")
     if errors:

@@ -170,12 +170,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     psnr_y, ssim_y = result["psnr_y"], result["ssim_y"]
+    sharpness = result.get("sharpness")  # an eval.json of an earlier release has none
     return [
         ("PSNR (RGB)", f"{result['psnr_rgb']:.2f} dB"),
         ("PSNR (Y)", "none" if psnr_y is None else f"{psnr_y:.2f} dB"),
         ("SSIM (RGB)", f"{result['ssim_rgb']:.4f}"),
         ("SSIM (Y)", "none" if ssim_y is None else f"{ssim_y:.4f}"),
-        ("sharpness", f"{result['sharpness']:.3f}"),
+        ("sharpness", "none" if sharpness is None else f"{sharpness:.3f}"),
         ("quantization error", f"{result['quantization_error']:.4g}"),
         ("codes used", f"{100 * result['utilization']:.1f} % of {result['codebook_size']}"),
         ("perplexity", f"{result['perplexity']:.1f}"),

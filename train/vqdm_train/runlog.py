@@ -107,7 +107,8 @@ class RunLog:
             return
         if self.bar is not None:
             click.echo("\r\033[K", nl=False)  # the bar redraws itself at the next step
-        print(message, flush=True)
+        # A file's name may hold bytes that are no text, which not every terminal takes.
+        print(message.encode("utf-8", "backslashreplace").decode("utf-8"), flush=True)
 
     def _remaining(self, step: int) -> str:
         """How long the rest takes at the pace of the last logged steps, checkpoints and samples included."""

@@ -22,7 +22,7 @@ def read_array(file: BinaryIO, in_channels: int | None, *, max_pixels: int, max_
     shape, fortran, dtype = _header(file)
     if dtype.newbyteorder("=") not in _TYPES:
         raise ValueError(f"an array of {dtype}, where uint8 or uint16 was expected")
-    if len(shape) not in (2, 3) or not math.prod(shape):
+    if len(shape) not in (2, 3) or min(shape) < 1:  # a negative size would read all of the file, and fit any
         raise ValueError(f"an array of shape {list(shape)}, where [H, W] or [H, W, C] was expected")
     channels = shape[2] if len(shape) == 3 else 1
     if in_channels is not None and channels != in_channels:

@@ -11,6 +11,7 @@ over. Its order is kept, and a path listed twice counts twice. It serves whole.
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,7 +37,12 @@ class Files:
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def open(self, index: int) -> BinaryIO:
-        return self.paths[index].open("rb")
+        # Not waiting: a pipe among the files would be waited for until somebody writes to it.
+        descriptor = os.open(self.paths[index], os.O_RDONLY | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError("a pipe, a device or another thing that is no regular file")
+        return os.fdopen(descriptor, "rb")
 
 
 def open_folder(folder: Path, split: str, in_channels: int) -> Files:

@@ -171,7 +171,8 @@ class Shards:
                     elif reason:
                         self.left_out.append((self._full_name(path, member.name), reason))
                 _check_end(path, archive.offset)
-        except (tarfile.TarError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+            # The last two: extended headers of a size or in a number that only an attack has.
             raise ValueError(
                 f"open_dataset: expected a whole, uncompressed tar file, got {path}: {describe(error)}"
             ) from error
@@ -192,13 +193,17 @@ def _why_left_out(member: tarfile.TarInfo) -> str | None:
 
 
 def _check_end(path: Path, offset: int) -> None:
-    # The reader of the standard library takes a damaged header for the end, and images would be lost without a word.
+    # The reader of the standard library takes a damaged header for the end, and a hole or another archive behind the
+    # end for nothing: images would be lost without a word.
     with path.open("rb") as file:
         file.seek(offset)
         block = file.read(512)
-    if len(block) < 512 or any(block):
-        kind = "damaged" if block else "truncated"
-        raise tarfile.ReadError(f"{kind}: no header and no end mark at byte {offset}")
+        if len(block) < 512 or any(block):
+            kind = "damaged" if block else "truncated"
+            raise tarfile.ReadError(f"{kind}: no header and no end mark at byte {offset}")
+        while chunk := file.read(2**20):
+            if chunk.count(0) < len(chunk):
+                raise tarfile.ReadError(f"more than zeros behind the end mark at byte {offset}")
 
 
 def _key(name: str) -> str:

@@ -9,7 +9,7 @@ from vqdm_train.data.images import TrainImages
 
 __all__ = ["survey"]
 
-_MAX_FILES, _SECONDS, _PART = 4096, 5.0, 64
+_MAX_FILES, _SECONDS = 4096, 5.0
 
 
 def survey(images: TrainImages, *, workers: int = 1) -> None:
@@ -22,8 +22,8 @@ def survey(images: TrainImages, *, workers: int = 1) -> None:
     order = np.random.default_rng(0).permutation(spread)  # spread evenly also where the time ends it
     deadline = time.monotonic() + _SECONDS
     with ThreadPoolExecutor(workers, thread_name_prefix="vqdm-data") as pool:
-        for start in range(0, len(order), _PART):
-            part = [int(index) for index in order[start : start + _PART]]
+        for start in range(0, len(order), workers):  # the time is looked at often: a large picture may take a second
+            part = [int(index) for index in order[start : start + workers]]
             for index, passed in zip(part, pool.map(lambda index: images.load(index)[1], part), strict=True):
                 images.account(index, passed)
             if time.monotonic() > deadline:
