@@ -183,7 +183,7 @@ NUMBERS = {key: "2" if isinstance(v, int) else "0.25" for key, v in flatten(demo
 FIXED_BY_OTHERS = {
     *("data.image_size", "data.in_channels", "quantizer.num_heads"),
     *("quantizer.phi_kernel_size", "quantizer.residual_depth"),
-    *("adversarial.consistency", "optimizer.decay_factor"),
+    *("adversarial.consistency", "adversarial.lecam_decay", "optimizer.decay_factor"),
     *(key for key in NUMBERS if key.startswith("quantizer.") and key.count(".") == 2),  # of other kinds
     *(key for key in NUMBERS if key.startswith("model.vit.")),  # of another network
     *("model.base_channels", "model.latent_kernel_size", "model.patch_size", "model.latent_patch_size"),

@@ -403,6 +403,7 @@ def test_loss_config_refuses(options: dict[str, Any], message: str) -> None:
             "expected adaptive_max to be at least adaptive_min, got 1.0 and 2.0",
         ),
         ({"lecam_decay": 1.0}, "expected lecam_decay in [0, 1), got 1.0"),
+        ({"lecam_decay": 0.9}, "expected lecam_decay only with lecam > 0, got lecam_decay=0.9"),
         ({"consistency": 4.0}, "expected consistency only with augment=true, got consistency=4.0"),
         (
             {"adaptive": False, "adaptive_min": 0.1},

@@ -67,6 +67,10 @@ class AdversarialConfig:
             )
         if not 0 <= self.lecam_decay < 1:
             raise ValueError(f"adversarial: expected lecam_decay in [0, 1), got {self.lecam_decay}")
+        if not self.lecam and self.lecam_decay != type(self).lecam_decay:
+            raise ValueError(
+                f"adversarial: expected lecam_decay only with lecam > 0, got lecam_decay={self.lecam_decay}"
+            )
         if self.consistency and not self.augment:
             raise ValueError(
                 f"adversarial: expected consistency only with augment=true, got consistency={self.consistency}"
