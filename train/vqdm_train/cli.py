@@ -7,7 +7,7 @@ checkpoint, and the same command goes on (75 is sysexits.h's "temporary failure"
 import contextlib
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,11 @@ def _errors_in_one_sentence() -> Iterator[None]:
     except (ValueError, OSError, SafetensorError, CorruptCheckpointError, CorruptDataError, CorruptImageError,
             DivergedError, TooLargeError) as error:  # fmt: skip
         raise click.ClickException(str(error)) from error
+
+
+def _corrected(name: str, known: Iterable[str]) -> str:
+    """An unknown name, with the nearest of the known ones."""
+    return f"{name}; did you mean {difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]}?"
 
 
 def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -135,8 +140,7 @@ def _configure(
     from vqdm_train.presets import PRESETS
 
     if preset is not None and preset not in PRESETS:
-        nearest = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset}; did you mean {nearest}?")
+        raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {_corrected(preset, PRESETS)}")
     start = Config() if preset is None else PRESETS[preset]()
     changes = {} if config_file is None else _read_config(config_file)
     return apply_json(start, merge(merge(changes, parse_settings(start, settings)), flags))
@@ -314,16 +318,17 @@ def experiment(name: str, out: Path | None, quick: bool, setting: str | None, se
             click.echo(f"{known:<21}{chosen.description}\n{'':<21}{chosen.cost}")
         return
     if name not in EXPERIMENTS:
-        nearest = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.0)[0]
         raise click.ClickException(
-            f"NAME: expected list or one of {', '.join(EXPERIMENTS)}, got {name}; did you mean {nearest}?"
+            f"NAME: expected list or one of {', '.join(EXPERIMENTS)}, got {_corrected(name, EXPERIMENTS)}"
         )
     if out is None:
         raise click.UsageError("expected --out DIR for the results, got none")
     chosen = EXPERIMENTS[name]
     if setting is not None and setting not in chosen.settings:
-        expected = f"one of {', '.join(chosen.settings)}" if chosen.settings else f"none, since {name} has one setting"
-        raise click.ClickException(f"--setting: expected {expected}, got {setting}")
+        expected, got = f"none, since {name} has one setting", setting
+        if chosen.settings:
+            expected, got = f"one of {', '.join(chosen.settings)}", _corrected(setting, chosen.settings)
+        raise click.ClickException(f"--setting: expected {expected}, got {got}")
     full, small = (chosen.full, chosen.quick) if setting is None else chosen.settings[setting]
     settings = small if quick else full
     with _errors_in_one_sentence():
