@@ -20,7 +20,7 @@ def images(tmp_path: Path) -> Path:
 
 def train(images: Path, out: Path, *settings: str) -> Result:
     words = [word for setting in settings for word in ("--set", setting)]
-    return CliRunner().invoke(main, ["train", *tiny_flags(images), *words, "--out", str(out)])
+    return CliRunner().invoke(main, ["train", *tiny_flags(images), *words, "--device", "cpu", "--out", str(out)])
 
 
 @pytest.mark.parametrize(
