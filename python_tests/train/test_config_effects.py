@@ -251,12 +251,13 @@ def test_device_and_timeout_are_those_of_the_process(tmp_path: Path, monkeypatch
 
 
 @observes("checkpoint.keep_best")
-def test_the_best_checkpoint_stays(files: dict[str, Path], tmp_path: Path) -> None:
-    """Of a run that a far too large learning rate spoils: its best is not its last."""
+@pytest.mark.parametrize("save_every", [1, 2])
+def test_the_best_checkpoint_stays(save_every: int, files: dict[str, Path], tmp_path: Path) -> None:
+    """Of a run that a far too large learning rate spoils after its first step, saved anyway or for being the best."""
     for keeps, expected in (("true", ["step-000001", "step-000002"]), ("false", ["step-000002"])):
         config = config_of(
             files,
-            *("eval_every=1", "checkpoint.keep_last=1", "ema_decay=0"),
+            *("eval_every=1", f"checkpoint.save_every={save_every}", "checkpoint.keep_last=1", "ema_decay=0"),
             *("optimizer.lr=0.1", "optimizer.schedule=constant", f"checkpoint.keep_best={keeps}"),
         )
         out = tmp_path / keeps

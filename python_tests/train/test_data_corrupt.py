@@ -187,20 +187,32 @@ def test_names_are_those_of_the_replacements(tmp_path):
     assert sorted(stream.names(0)) == ["0000.png", "0001.png", "0003.png", "0003.png"]
 
 
-@pytest.mark.parametrize("split", [False, True])
-def test_a_run_evaluates_without_the_files_it_named_where_they_serve_both(tmp_path, split):
-    """A held-out split stays strict, also where a file of it is named like a corrupt one of training."""
-    for folder in ("train", "val") if split else (".",):
-        folder_of(tmp_path / folder, 4)
-    (tmp_path / ("train/0002.png" if split else "0002.png")).write_bytes(b"")
+def test_where_images_serve_both_a_corrupt_one_is_replaced_in_evaluation_too(tmp_path, monkeypatch):
+    """Also one that the first look did not meet: the run need not end at it."""
+    folder_of(tmp_path, 6)
+    (tmp_path / "0004.png").write_bytes(b"")
+    monkeypatch.setattr("vqdm_train.data.survey._MAX_FILES", 2)
     data = DataConfig(path=str(tmp_path), image_size=16, max_corrupt=0.5)
     images = open_train(data)
-    assert list(images.corrupt) == ["0002.png"]
+    assert not images.corrupt
     held_out = open_eval(data, images)
-    names = [held_out.name(i) for i in range(len(held_out))]
-    assert names == ["0000.png", "0001.png", *(["0002.png"] if split else []), "0003.png"]
-    assert all(held_out[i].shape == (3, 16, 16) for i in range(len(held_out)))
-    assert f"{len(names)} fixed crops" in held_out.description
+    assert len(held_out) == 6
+    assert torch.equal(held_out[4], held_out[5])
+    assert list(images.corrupt) == ["0004.png"]
+    held_out.thin(3)
+    assert [held_out.name(i) for i in range(len(held_out))] == ["0000.png", "0002.png", "0005.png"]
+
+
+def test_a_held_out_split_is_strict(tmp_path):
+    """Also where a file of it is named like a corrupt one of training."""
+    for split in ("train", "val"):
+        folder_of(tmp_path / split, 4)
+        (tmp_path / split / "0002.png").write_bytes(b"")
+    data = DataConfig(path=str(tmp_path), image_size=16, max_corrupt=0.5)
+    held_out = open_eval(data, open_train(data))
+    assert len(held_out) == 4
+    with pytest.raises(CorruptImageError, match="0002.png"):
+        held_out[2]
 
 
 def test_eval_path_names_the_held_out_images(tmp_path):

@@ -72,9 +72,12 @@ def evaluate(
         positions += z[:, 0].numel()
     fidelity = metrics.result()
     skipped = dict.fromkeys(_NEEDS_WEIGHTS, f"protocol {protocol} does not measure it")
-    skipped |= {
-        name: f"images of {tokenizer.in_channels} channels have no luma" for name, v in fidelity.items() if v is None
-    }
+    for name, value in fidelity.items():
+        if value is None:
+            skipped[name] = f"images of {tokenizer.in_channels} channels have no luma"
+        elif not math.isfinite(value):  # JSON has no word for it
+            fidelity[name] = None
+            skipped[name] = f"it is {value}: reconstructions equal their originals, or originals are of one colour"
     num_tokens = int(usage.counts.sum())
     tokens = num_tokens // len(images)
     result = {
@@ -169,14 +172,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    psnr_y, ssim_y = result["psnr_y"], result["ssim_y"]
-    sharpness = result.get("sharpness")  # an eval.json of an earlier release has none
+    def shown(name: str, form: str) -> str:
+        value = result.get(name)  # None where it could not be measured; absent from an earlier release's file
+        return "none" if value is None else format(value, form)
+
     return [
-        ("PSNR (RGB)", f"{result['psnr_rgb']:.2f} dB"),
-        ("PSNR (Y)", "none" if psnr_y is None else f"{psnr_y:.2f} dB"),
-        ("SSIM (RGB)", f"{result['ssim_rgb']:.4f}"),
-        ("SSIM (Y)", "none" if ssim_y is None else f"{ssim_y:.4f}"),
-        ("sharpness", "none" if sharpness is None else f"{sharpness:.3f}"),
+        ("PSNR (RGB)", f"{shown('psnr_rgb', '.2f')} dB"),
+        ("PSNR (Y)", f"{shown('psnr_y', '.2f')} dB"),
+        ("SSIM (RGB)", shown("ssim_rgb", ".4f")),
+        ("SSIM (Y)", shown("ssim_y", ".4f")),
+        ("sharpness", shown("sharpness", ".3f")),
         ("quantization error", f"{result['quantization_error']:.4g}"),
         ("codes used", f"{100 * result['utilization']:.1f} % of {result['codebook_size']}"),
         ("perplexity", f"{result['perplexity']:.1f}"),

@@ -9,6 +9,7 @@ being in pieces, and, of several processes, the buckets in which they exchange g
 of the memory for these. Autocast to bfloat16 is the CPU's; a GPU's keeps norms in float32, and needs more.
 """
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Plan:
 
     parameters: dict[str, int]  # by network, frozen ones too
     tokens_per_image: int
-    bits_per_image: int
+    bits_per_image: float
     memory: dict[str, int]  # by part, from the first step to the last
     # Of a step beside it, in the tokenizer's half and in the discriminator's, which follows it.
     step_memory: dict[str, int]
@@ -85,7 +86,7 @@ def make_plan(config: Config) -> Plan:
     return Plan(
         parameters={name: _parameters(network) for name, network in networks.items() if network is not None},
         tokens_per_image=num_tokens,
-        bits_per_image=num_tokens * (config.quantizer.codebook_size - 1).bit_length(),
+        bits_per_image=num_tokens * math.log2(config.quantizer.codebook_size),
         memory=memory,
         step_memory={half: few[half] - _FEW * each[half] for half in few},
         step_memory_per_image=each,
@@ -118,7 +119,7 @@ def render(plan: Plan, config: Config, memory: int, where: str) -> str:
     lines += [f"  {name:<18}{count:,}" for name, count in plan.parameters.items()]
     lines += [
         f"an image            {size} x {size} pixels: {plan.tokens_per_image:,} tokens of "
-        f"{config.quantizer.codebook_size:,} codes, {plan.bits_per_image:,} bits",
+        f"{config.quantizer.codebook_size:,} codes, {plan.bits_per_image:,.0f} bits",
         f"memory, always      {_size(sum(plan.memory.values()))}",
     ]
     lines += [f"  {name:<18}{_size(part)}" for name, part in plan.memory.items()]

@@ -101,9 +101,9 @@ class RunLog:
         for tracker in self.trackers:
             tracker.grid(step, picture)
 
-    def say(self, message: str) -> None:
-        """A line for people, above the progress bar where there is one."""
-        if self.quiet:
+    def say(self, message: str, *, by_all: bool = False) -> None:
+        """A line for people, above the progress bar where there is one; of the main process, or `by_all`."""
+        if self.quiet and not by_all:
             return
         if self.bar is not None:
             click.echo("\r\033[K", nl=False)  # the bar redraws itself at the next step

@@ -52,7 +52,9 @@ class Tracker(Protocol):
 def check_installed(config: TrackingConfig) -> None:
     """Raises ValueError where a tracker that the config names is not installed."""
     for key, package in (("tensorboard", "tensorboard"), ("wandb", "wandb")):
-        if getattr(config, key) and importlib.util.find_spec(package) is None:
+        spec = importlib.util.find_spec(package)
+        # A folder of that name in the working directory, which W&B itself makes, has a spec without an origin.
+        if getattr(config, key) and (spec is None or spec.origin is None):
             raise ValueError(
                 f"tracking: expected the package {package} for tracking.{key}, which is not installed; "
                 f"`pip install {package}` brings it"

@@ -5,17 +5,19 @@ that was stopped anywhere goes on from its checkpoint (state.py) bit for bit as 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from vqdm_train import checkpoint
 from vqdm_train.codebook import start_at_kmeans, start_at_table
 from vqdm_train.config import Config, to_dict
-from vqdm_train.data import TrainStream, open_eval, open_train, prefetch
+from vqdm_train.data import CorruptImageError, TrainStream, open_eval, open_train, prefetch
 from vqdm_train.distributed import World
 from vqdm_train.evaluate import evaluate, tokens_per_image, write_json
 from vqdm_train.model import build_tokenizer
@@ -30,6 +32,8 @@ from vqdm_train.usage_alarm import UsageAlarm
 from vqdm_train.window import Window
 
 __all__ = ["DivergedError", "Trainer"]
+
+_MEASURED = 2048  # held-out images of a measurement on the way; others may have to wait for it
 
 
 class DivergedError(Exception):
@@ -130,7 +134,7 @@ class Trainer:
                 last = state.step == config.steps
                 told_corrupt = self._tell_corrupt(log, told_corrupt)
                 measures = config.eval_every > 0 and state.step % config.eval_every == 0
-                measured = self._measure() if measures else {}
+                measured = self._measure(log) if measures else {}
                 if (last or measures or state.step % config.log_every == 0) and window.steps:
                     lr = state.optimizer.param_groups[0]["lr"]
                     log.stats({"step": state.step, **window.summary(), "lr": lr, **measured})
@@ -166,11 +170,16 @@ class Trainer:
             )
 
     def _tell_corrupt(self, log: RunLog, told: int) -> int:
-        """Names each corrupt file once, when it is first passed over; returns how many were named."""
+        """Names each corrupt file once, when it is first passed over; returns how many were named.
+
+        Each process names those that it met.
+        """
+        who = f"rank {self.world.rank}, " if self.world.size > 1 else ""
         for name, reason in list(self.images.corrupt.items())[told:]:
             log.say(
-                f"step {self.state.step}: passed over a corrupt image, {len(self.images.corrupt)} so far: "
-                f"{name}: {reason}"
+                f"{who}step {self.state.step}: passed over a corrupt image, {len(self.images.corrupt)} so far: "
+                f"{name}: {reason}",
+                by_all=True,
             )
         return len(self.images.corrupt)
 
@@ -189,14 +198,20 @@ class Trainer:
             raise ValueError(f"--steps: expected at least {step}, the steps done already, got {self.config.steps}")
         self.state.load(self.checkpoints / f"step-{step:06d}")
 
-    def _measure(self) -> dict[str, float]:
-        """The averaged weights on all held-out images, by the main process while the others wait."""
+    def _measure(self, log: RunLog) -> dict[str, float | None]:
+        """The averaged weights on held-out images, by the main process while the others wait."""
         state, measured = self.state, {}
         if self.world.main:
-            result, _ = evaluate(state.ema.model, self.held_out, device=self.world.device)
-            measured = {f"eval_{name}": result[name] for name in ("psnr_rgb", "ssim_rgb", "sharpness")}
-            if result["psnr_rgb"] > state.best_psnr:
-                state.best_step, state.best_psnr = state.step, result["psnr_rgb"]
+            spread = torch.linspace(0, len(self.held_out) - 1, min(_MEASURED, len(self.held_out))).long().tolist()
+            try:
+                images = Subset(self.held_out, spread)  # type: ignore[arg-type]
+                result, _ = evaluate(state.ema.model, images, device=self.world.device)
+            except CorruptImageError as error:  # the run's end is no reason to lose the run
+                log.say(f"step {state.step}: not measured: {error}")
+            else:
+                measured = {f"eval_{name}": result[name] for name in ("psnr_rgb", "ssim_rgb", "sharpness")}
+                if (result["psnr_rgb"] or 0.0) > state.best_psnr:
+                    state.best_step, state.best_psnr = state.step, result["psnr_rgb"]
         state.best_step = self.world.agree(state.best_step)  # all save it
         return measured
 
@@ -219,13 +234,13 @@ class Trainer:
             return
         config, state = self.config, self.state
         tokens = tokens_per_image(state.ema.model.encode(self.samples[:1]), 1)
-        bits = tokens * (config.quantizer.codebook_size - 1).bit_length()
+        bits = tokens * math.log2(config.quantizer.codebook_size)
         parameters = sum(parameter.numel() for parameter in state.tokenizer.parameters())
         lines = {
             "training": self.images.description,
             "held out": self.held_out.description,
             "model": f"{parameters:,} parameters; an image is {tokens} tokens of {config.quantizer.codebook_size} "
-            f"codes, {bits} bits",
+            f"codes, {bits:,.0f} bits",
         }
         if state.adversary is not None:
             judges = sum(p.numel() for p in state.adversary.discriminator.parameters() if p.requires_grad)

@@ -8,6 +8,9 @@ from vqdm_train.data.survey import survey
 
 __all__ = ["DataConfig", "open_eval", "open_train"]
 
+_MOST_SHARED = 4096  # images that are trained on and evaluated
+_SMALLEST = 7  # pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -27,8 +30,8 @@ class DataConfig:
             raise ValueError(f"data: expected path to be {KINDS}, got an empty string")
         if self.eval_path is not None and self.eval_path in ("", self.path):
             raise ValueError(f"data: expected eval_path to be another data set or null, got {self.eval_path!r}")
-        if self.image_size < 1:
-            raise ValueError(f"data: expected image_size >= 1, got {self.image_size}")
+        if self.image_size < _SMALLEST:
+            raise ValueError(f"data: expected image_size >= {_SMALLEST}, which SSIM asks for, got {self.image_size}")
         if self.in_channels < 1:
             raise ValueError(f"data: expected in_channels >= 1, got {self.in_channels}")
         if self.min_scale is not None and not 0 < self.min_scale <= 1:
@@ -58,12 +61,13 @@ def open_train(data: DataConfig) -> TrainImages:
 def open_eval(data: DataConfig, trained_on: TrainImages | None = None) -> EvalImages:
     """The held-out images, in fixed crops: of `eval_path`, or of the held-out split of `path`.
 
-    Where `path` has no such split, its images serve both. Those that `trained_on`, of `open_train`, knows to be corrupt
-    are then left out: the run has named them, and its evaluation, which is strict, need not stop at them.
+    Where `path` has no such split, images of `trained_on`, of `open_train`, serve both: at most 4,096 of them, evenly
+    spread, and corrupt ones are replaced as in training.
     """
     if trained_on is not None and data.eval_path is None and trained_on.source.shared:
-        held_out = EvalImages(trained_on.source, data.image_size, "center")  # opened once: shards take a while
-        held_out.leave_out(trained_on.corrupt)
+        # Opened once: shards take a while.
+        held_out = EvalImages(trained_on.source, data.image_size, "center", trained_on=trained_on)
+        held_out.thin(_MOST_SHARED)
         return held_out
     path = data.path if data.eval_path is None else data.eval_path
     return open_dataset(path, split="eval", size=data.image_size, in_channels=data.in_channels)

@@ -17,7 +17,6 @@ Evaluation is the same on every run and machine.
 """
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -165,12 +164,16 @@ class TrainImages:
 
 
 class EvalImages:
-    """Fixed crops, in a fixed order. Strict: a corrupt file raises CorruptImageError where it is met."""
+    """Fixed crops, in a fixed order. Strict: a corrupt file raises CorruptImageError where it is met.
 
-    def __init__(self, source: Source, size: int, crops: str) -> None:
+    With `trained_on`, whose source this is too, it is the whole one after it instead, as in training, and is counted
+    there.
+    """
+
+    def __init__(self, source: Source, size: int, crops: str, *, trained_on: "TrainImages | None" = None) -> None:
         if crops not in ("grid", "center"):
             raise ValueError(f"EvalImages: expected crops grid or center, got {crops!r}")
-        self.source, self.size = source, size
+        self.source, self.size, self._trained_on = source, size, trained_on
         # (image, top, left); a centre crop has no position of its own, and is read only when it is asked for.
         self._crops: list[tuple[int, int, int] | tuple[int]] = []
         for index in range(len(source)):
@@ -183,9 +186,10 @@ class EvalImages:
     def __len__(self) -> int:
         return len(self._crops)
 
-    def leave_out(self, names: Collection[str]) -> None:
-        """Forgets the crops of these images."""
-        self._crops = [crop for crop in self._crops if self.source.name(crop[0]) not in names]
+    def thin(self, most: int) -> None:
+        """Keeps at most so many of the crops, evenly spread."""
+        if len(self) > most:
+            self._crops = [self._crops[i] for i in np.linspace(0, len(self) - 1, most).round().astype(np.int64)]
 
     @property
     def description(self) -> str:
@@ -197,8 +201,15 @@ class EvalImages:
 
     def __getitem__(self, i: int) -> Tensor:  # [C, size, size] in [-1, 1]
         crop = self._crops[i]
-        pixels = self.source.load(crop[0])
+        pixels = self._load(crop[0])
         if len(crop) == 1:
             return to_tensor([center_crop(pixels, self.size)])[0]
         _, top, left = crop
         return to_tensor([enlarge(pixels, self.size)[top : top + self.size, left : left + self.size]])[0]
+
+    def _load(self, index: int) -> np.ndarray:
+        if self._trained_on is None:
+            return self.source.load(index)
+        pixels, passed = self._trained_on.load(index)
+        self._trained_on.account(index, passed)
+        return pixels

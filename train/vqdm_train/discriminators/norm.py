@@ -25,7 +25,7 @@ NormKind = Literal["group", "sync_batch", "batch"]
 def build_norm(kind: NormKind, channels: int) -> nn.Module:
     """For x [B, channels, ...]; groups of at least 4 channels, since one alone would lose its mean, and 32 at most."""
     if kind == "group":
-        return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels)
+        return nn.GroupNorm(math.gcd(32, max(1, channels // 4), channels), channels)
     return BatchNorm(channels, over_ranks=kind == "sync_batch")
 
 
