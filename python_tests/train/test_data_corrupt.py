@@ -211,7 +211,7 @@ def test_a_held_out_split_is_strict(tmp_path):
     data = DataConfig(path=str(tmp_path), image_size=16, max_corrupt=0.5)
     held_out = open_eval(data, open_train(data))
     assert len(held_out) == 4
-    with pytest.raises(CorruptImageError, match="0002.png"):
+    with pytest.raises(CorruptImageError, match=r"0002\.png"):
         held_out[2]
 
 

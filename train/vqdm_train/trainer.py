@@ -204,7 +204,7 @@ class Trainer:
         if self.world.main:
             spread = torch.linspace(0, len(self.held_out) - 1, min(_MEASURED, len(self.held_out))).long().tolist()
             try:
-                images = Subset(self.held_out, spread)  # type: ignore[arg-type]
+                images: Subset[Tensor] = Subset(self.held_out, spread)  # type: ignore[arg-type]
                 result, _ = evaluate(state.ema.model, images, device=self.world.device)
             except CorruptImageError as error:  # the run's end is no reason to lose the run
                 log.say(f"step {state.step}: not measured: {error}")
