@@ -27,6 +27,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Told:
 
     module = ModuleType("wandb")
     module.init, module.Image = init, lambda picture: ("image", picture.size)  # type: ignore[attr-defined]
-    module.__spec__ = importlib.util.spec_from_loader("wandb", loader=None)
+    module.__spec__ = importlib.util.spec_from_loader("wandb", loader=None, origin="a test")
     monkeypatch.setitem(sys.modules, "wandb", module)
     return told

@@ -106,7 +106,7 @@ def mostly_good(root, count, bad):
 def test_a_data_set_with_few_bad_files_trains_with_them_named(tmp_path, bad):
     """0 and 0.05 % of 2,000: known before the first step, and no reason to stop in an epoch."""
     names = mostly_good(tmp_path / "data", 2000, bad)
-    images = open_train(DataConfig(path=str(tmp_path / "data"), image_size=4))
+    images = open_train(DataConfig(path=str(tmp_path / "data"), image_size=8))
     assert sorted(images.corrupt) == names
     assert len(names) == bad
     assert images.description.endswith(f"; 2000 looked at, {bad} of them corrupt")
@@ -120,7 +120,7 @@ def test_a_data_set_with_one_percent_bad_files_stops_before_it_trains(tmp_path):
     names = mostly_good(tmp_path / "data", 2000, 20)
     assert len(names) == 20
     with pytest.raises(CorruptDataError, match=r"at most 0.10% corrupt files of 2000, got 3 among \d+ looked at"):
-        open_train(DataConfig(path=str(tmp_path / "data"), image_size=4))
+        open_train(DataConfig(path=str(tmp_path / "data"), image_size=8))
 
 
 class Synthetic:

@@ -57,7 +57,7 @@ def demo_vanilla() -> Config:
 
 
 def demo_gan() -> Config:
-    """`demo` with a PatchGAN discriminator and no perceptual loss: sharper pictures of about the same squared error.
+    """`demo` with a PatchGAN discriminator and no perceptual loss: sharper pictures, at the cost of squared error.
 
     The discriminator soon tells all patches apart; adaptive_min keeps it from being weighed down to nothing then.
     """
