@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vqdm_train.config import Config, apply_json, merge, parse_settings
+from vqdm_train.config import Config
 from vqdm_train.distributed import World
 from vqdm_train.presets import demo
+from vqdm_train.settings import apply_json, merge, parse_settings
 
 TINY = (
     "data.image_size=32",

@@ -11,13 +11,14 @@ from click.testing import CliRunner
 from tiny_run import ALONE, tiny_config, write_images
 from vqdm_train import distributed, plan, trainer
 from vqdm_train.cli import main
-from vqdm_train.config import Config, to_dict
+from vqdm_train.config import Config
 from vqdm_train.distributed import World
 from vqdm_train.evaluate import write_json
 from vqdm_train.experiments import EXPERIMENTS
 from vqdm_train.experiments.common import Files
 from vqdm_train.model import build_tokenizer
 from vqdm_train.plan import Plan
+from vqdm_train.settings import to_dict
 
 
 def commands(group: click.Group, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:

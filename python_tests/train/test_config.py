@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqdm_cuda import SinkhornQuantizer, SmallEncoder, VectorQuantizer
-from vqdm_train.config import Config, apply_json, differences, flatten, merge, parse_settings, to_dict
+from vqdm_train.config import Config, differences
 from vqdm_train.model import build_tokenizer
 from vqdm_train.presets import PRESETS, demo, demo_vanilla, optvq_digits, vq_digits
 from vqdm_train.quantizer import QuantizerConfig, build_quantizer
+from vqdm_train.settings import apply_json, flatten, merge, parse_settings, to_dict
 
 
 def change(config: Config, *settings: str) -> Config:

@@ -26,9 +26,10 @@ from vqdm_cuda import quantizers
 from vqdm_cuda.models import checkpointing
 from vqdm_train import distributed
 from vqdm_train.cli import main
-from vqdm_train.config import Config, apply_json, flatten, parse_settings
+from vqdm_train.config import Config
 from vqdm_train.data import CorruptDataError, stream
 from vqdm_train.presets import demo
+from vqdm_train.settings import apply_json, flatten, parse_settings
 from vqdm_train.trainer import DivergedError, Trainer
 from weight_files import write_dino, write_weights
 

@@ -13,8 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny_run import ALONE, tiny_config, write_images
 from vqdm_cuda import ImageTokenizer
 from vqdm_train.checkpoint import CorruptCheckpointError
-from vqdm_train.config import open_eval
-from vqdm_train.data import EvalImages
+from vqdm_train.data import EvalImages, open_eval
 from vqdm_train.evaluate import evaluate, find_model, image_size, table, tokens_per_image, write_json
 from vqdm_train.model import build_tokenizer
 from vqdm_train.trainer import Trainer

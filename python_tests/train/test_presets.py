@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from shrunken import shrunken
-from vqdm_train.config import apply_json, to_dict
 from vqdm_train.distributed import World
 from vqdm_train.model import build_tokenizer
 from vqdm_train.plan import make_plan
 from vqdm_train.presets import PRESETS
+from vqdm_train.settings import apply_json, to_dict
 from vqdm_train.state import TrainingState
 from vqdm_train.step import TrainingStep
 

@@ -24,9 +24,10 @@ from vqdm_cuda import (
 )
 from vqdm_cuda.quantizers.structure import Structure
 from vqdm_train.codebook import load_table
-from vqdm_train.config import Config, apply_json, flatten, parse_settings
+from vqdm_train.config import Config
 from vqdm_train.presets import demo
 from vqdm_train.quantizer import KINDS, QuantizerConfig, build_quantizer
+from vqdm_train.settings import apply_json, flatten, parse_settings
 from vqdm_train.trainer import Trainer
 
 PLAIN = (

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tiny_run import ALONE, tiny_config, write_images
-from vqdm_train.config import Config, flatten
+from vqdm_train.config import Config
 from vqdm_train.quantizer import KINDS, QuantizerConfig
+from vqdm_train.settings import flatten
 from vqdm_train.trainer import Trainer
 from vqdm_train.usage_alarm import UsageAlarm, reachable_codes
 

@@ -136,8 +136,9 @@ def _configure(
     preset: str | None, config_file: Path | None, settings: tuple[str, ...], flags: dict[str, Any]
 ) -> "Config":
     """preset < --config < --set < flags, merged first and checked together."""
-    from vqdm_train.config import Config, apply_json, merge, parse_settings
+    from vqdm_train.config import Config
     from vqdm_train.presets import PRESETS
+    from vqdm_train.settings import apply_json, merge, parse_settings
 
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {_corrected(preset, PRESETS)}")

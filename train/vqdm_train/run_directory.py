@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import IO
 
 from vqdm_train import checkpoint
-from vqdm_train.config import Config, apply_json, differences
+from vqdm_train.config import Config, differences
+from vqdm_train.settings import apply_json
 
 __all__ = ["open_run_directory"]
 

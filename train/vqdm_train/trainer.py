@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from vqdm_train import checkpoint
 from vqdm_train.codebook import start_at_kmeans, start_at_table
-from vqdm_train.config import Config, to_dict
+from vqdm_train.config import Config
 from vqdm_train.data import CorruptImageError, TrainStream, open_eval, open_train, prefetch
 from vqdm_train.distributed import World
 from vqdm_train.evaluate import evaluate, tokens_per_image, write_json
@@ -24,6 +24,7 @@ from vqdm_train.model import build_tokenizer
 from vqdm_train.out_of_memory import saying_what_fits
 from vqdm_train.run_directory import open_run_directory
 from vqdm_train.runlog import RunLog
+from vqdm_train.settings import to_dict
 from vqdm_train.signals import StopRequest
 from vqdm_train.state import TrainingState
 from vqdm_train.step import Outcome, TrainingStep

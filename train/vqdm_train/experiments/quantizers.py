@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from vqdm_train.config import Config, apply_json, parse_settings
+from vqdm_train.config import Config
 from vqdm_train.experiments.common import COLORS, Conclusion, Files, Results, measure, new_axes
 from vqdm_train.experiments.optvq_training import draw_strip
 from vqdm_train.experiments.tokenizer_training import originals, train_tokenizer
 from vqdm_train.presets import demo
+from vqdm_train.settings import apply_json, parse_settings
 
 __all__ = ["FULL", "METHODS", "PLAIN", "QUICK", "Settings", "run"]
 

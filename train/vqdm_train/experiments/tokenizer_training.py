@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vqdm_cuda import ImageTokenizer, Quantizer
-from vqdm_train.config import Config, open_eval, open_train
-from vqdm_train.data import TrainStream
+from vqdm_train.config import Config
+from vqdm_train.data import TrainStream, open_eval, open_train
 from vqdm_train.ema import EMA
 from vqdm_train.evaluate import HeldOut, evaluate
 from vqdm_train.experiments.optvq_training import EveryNth, picture
