@@ -163,6 +163,7 @@ def descend(step: TrainingStep, batches: Iterable[Iterable[Tensor]]) -> dict[str
     optimizers = [state.optimizer] + ([state.adversary.optimizer] if state.adversary is not None else [])
     plain = [torch.optim.SGD(optimizer.param_groups) for optimizer in optimizers]
     for optimizer in plain:
+        optimizer.defaults["betas"] = (0.0, 0.0)  # which the schedule asks for
         for group in optimizer.param_groups:
             group["peak_lr"] = 0.02
     state.optimizer = plain[0]  # type: ignore[assignment]
