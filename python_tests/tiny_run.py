@@ -30,6 +30,11 @@ TINY = (
     "num_samples=2",
     "checkpoint.save_every=5",
 )
+# Codes that nothing moves: features are pulled to where they are.
+FROZEN = [
+    *("quantizer.freeze_codebook=true", "quantizer.codebook_weight=0", "quantizer.grad_to=features"),
+    *("quantizer.target=gaussian", "quantizer.target_std=0.65"),
+]
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 

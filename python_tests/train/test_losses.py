@@ -21,6 +21,7 @@ from vqdm_train.losses import (
     PerceptualLoss,
     adaptive_weight,
     adversarial_weight,
+    batch_psnr,
     consistency_loss,
     discriminator_loss,
     generator_loss,
@@ -414,3 +415,13 @@ def test_loss_config_refuses(options: dict[str, Any], message: str) -> None:
 def test_adversarial_config_refuses(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^adversarial: {re.escape(message)}$"):
         AdversarialConfig(**options)
+
+
+def test_pixels_and_psnr() -> None:
+    x, y = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
+    loss, terms = reconstruction_loss(x, y, LossConfig(l1=2.0, l2=3.0))
+    assert loss.item() == 2 * 0.5 + 3 * 0.25
+    assert {name: term.item() for name, term in terms.items()} == {"l1": 1.0, "l2": 0.75}
+    assert loss.requires_grad
+    assert not any(term.requires_grad for term in terms.values())
+    assert batch_psnr(x, y.detach()).item() == pytest.approx(10 * torch.log10(torch.tensor(16.0)).item())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vqdm_cuda import Decoder, ViTDecoder, ViTEncoder
+from vqdm_cuda import Decoder, Encoder, ViTDecoder, ViTEncoder
 from vqdm_cuda.models.blocks import SpatialNorm
 from vqdm_train.model import ModelConfig, ViTConfig, build_tokenizer
 from vqdm_train.quantizer import QuantizerConfig
@@ -100,3 +100,13 @@ def test_vit_options_are_checked():
         ValueError, match=r"model\.vit: expected width to be a multiple of num_heads 12 and of 4, got 90"
     ):
         ViTConfig(width=90)
+
+
+def test_fresh_networks_are_almost_linear() -> None:
+    """Twice the contrast of an image gives twice the change at the first block, and every bias starts at 0."""
+    encoder = build_tokenizer(ModelConfig(**VQGAN, residual_gain=0.0), QUANTIZER, 3).encoder
+    assert isinstance(encoder, Encoder)
+    assert all((p == 0).all() for name, p in encoder.named_parameters() if name.endswith("conv1.bias"))
+    x = torch.rand(1, 3, 32, 32)
+    y = encoder.down[0](encoder.conv_in(x))
+    torch.testing.assert_close(encoder.down[0](encoder.conv_in(2 * x)), 2 * y, rtol=1e-5, atol=1e-6)

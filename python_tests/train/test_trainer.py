@@ -10,26 +10,11 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from tiny_run import ALONE, tiny_config, write_images
-from vqdm_cuda import Encoder, ImageTokenizer
+from tiny_run import ALONE, FROZEN, tiny_config, write_images
+from vqdm_cuda import ImageTokenizer
 from vqdm_train.checkpoint import newest_valid, verify
-from vqdm_train.config import Config
-from vqdm_train.ema import EMA
-from vqdm_train.losses import LossConfig, batch_psnr, reconstruction_loss
-from vqdm_train.model import build_tokenizer
-from vqdm_train.optimizer import (
-    DiscriminatorOptimizerConfig,
-    OptimizerConfig,
-    build_discriminator_optimizer,
-    build_optimizer,
-    clip_gradients,
-    load_optimizer,
-    optimizer_tensors,
-    set_rates,
-)
-from vqdm_train.schedule import schedule
 from vqdm_train.trainer import DivergedError, Trainer
 
 
@@ -126,12 +111,6 @@ def test_introduction(images: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 PLAIN = ["quantizer.kind=vector", "quantizer.wasserstein_weight=0", "quantizer.target=features"]
-
-
-FROZEN = [
-    *("quantizer.freeze_codebook=true", "quantizer.codebook_weight=0", "quantizer.grad_to=features"),
-    *("quantizer.target=gaussian", "quantizer.target_std=0.65"),
-]
 
 
 GAME = ["adversarial.weight=0.5", "discriminator.num_layers=2", "discriminator.base_channels=8"]
@@ -325,104 +304,6 @@ def test_a_run_in_use_is_refused(images: Path, tmp_path: Path) -> None:
     del first
 
 
-# parts ----------------------------------------------------------------------------------------------------------------
-
-
-def test_schedule() -> None:
-    config = OptimizerConfig(warmup_steps=10, final_lr_ratio=0.1)
-    factors, beta1 = zip(*(schedule(step, 100, config, config.betas[0]) for step in range(101)), strict=True)
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == pytest.approx(0.1 + 0.9 * (1 + torch.cos(torch.tensor(torch.pi * 0.09)).item()) / 2, rel=1e-6)
-    assert factors[50] == pytest.approx(0.55)
-    assert factors[100] == pytest.approx(0.1)
-    assert list(factors[9:]) == sorted(factors[9:], reverse=True)
-    assert set(beta1) == {0.9}
-
-
-@pytest.mark.parametrize("steps", [1, 20, 100, 5000])
-def test_one_cycle_is_that_of_torch(steps: int) -> None:
-    config = OptimizerConfig(schedule="one_cycle", betas=(0.85, 0.999))
-    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
-    if steps == 100:  # where torch's own divides by 0: the rise is the first step alone
-        assert schedule(0, steps, config, 0.85) == (1.0, 0.85)
-        return
-    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=0.01)
-    for step in range(steps):
-        group = optimizer.param_groups[0]
-        assert schedule(step, steps, config, 0.85) == pytest.approx((group["lr"], group["betas"][0]), rel=1e-9)
-        optimizer.step()
-        if step + 1 < steps:
-            theirs.step()
-
-
-def test_one_cycle_moves_each_optimizer_about_its_own_beta1() -> None:
-    config = OptimizerConfig(schedule="one_cycle", betas=(0.85, 0.999), warmup_steps=50)
-    discriminator = build_discriminator_optimizer(nn.Linear(2, 2), DiscriminatorOptimizerConfig(betas=(0.5, 0.9)))
-    beta1 = []
-    for step in range(1000):
-        set_rates(discriminator, step, 1000, config)
-        beta1.append(discriminator.param_groups[0]["betas"][0])
-    assert (min(beta1), max(beta1)) == pytest.approx((0.5, 0.6))
-
-
-def test_clipping_bounds_each_norm_or_both_together(images: Path) -> None:
-    config = tiny_config(images)
-    for together in (False, True):
-        tokenizer = tiny_tokenizer(config)
-        options = OptimizerConfig(grad_clip=0.5, clip_together=together)
-        optimizer = build_optimizer(tokenizer, options)
-        parameters, codebook = list(tokenizer.parameters()), tokenizer.quantizer.codebook_parameters()
-        for parameter in parameters:
-            parameter.grad = torch.randn_like(parameter)
-        all_before, codes_before = grad_norm(parameters), grad_norm(codebook)
-        model, codes = clip_gradients(optimizer, options)
-        assert codes.item() == pytest.approx(codes_before)
-        assert model.square().item() + codes.square().item() == pytest.approx(all_before**2)
-        if together:
-            assert grad_norm(parameters) == pytest.approx(0.5, rel=1e-4)
-            assert grad_norm(codebook) == pytest.approx(0.5 * codes_before / all_before, rel=1e-4)
-        else:
-            assert grad_norm(parameters) == pytest.approx(0.5 * 2**0.5, rel=1e-4)
-            assert grad_norm(codebook) == pytest.approx(0.5, rel=1e-4)
-
-
-def grad_norm(parameters: list[torch.nn.Parameter]) -> float:
-    return torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
-
-
-def tiny_tokenizer(config: Config) -> ImageTokenizer:
-    return build_tokenizer(config.model, config.quantizer, 3)
-
-
-def test_parameter_groups(images: Path) -> None:
-    config = tiny_config(images, "optimizer.weight_decay=0.5", "optimizer.codebook_lr=7")
-    tokenizer = tiny_tokenizer(config)
-    decayed, plain, codebook, linear_map = build_optimizer(tokenizer, config.optimizer).param_groups
-    assert linear_map["params"] == []
-    assert [p.shape for p in codebook["params"]] == [(32, 4)]
-    assert [g["weight_decay"] for g in (decayed, plain, codebook)] == [0.5, 0.0, 0.0]
-    assert [g["peak_lr"] for g in (decayed, plain, codebook)] == [config.optimizer.lr, config.optimizer.lr, 7.0]
-    assert {p.ndim for p in plain["params"]} == {1}
-    count = sum(len(g["params"]) for g in (decayed, plain, codebook))
-    assert count == len(list(tokenizer.parameters()))
-
-
-def test_the_linear_map_on_the_codes_is_decayed_and_learns_with_them(images: Path) -> None:
-    config = tiny_config(images, "quantizer.kind=sinkhorn", *PLAIN[1:], "optimizer.weight_decay=0.5")
-    tokenizer = tiny_tokenizer(config)
-    groups = build_optimizer(tokenizer, config.optimizer).param_groups
-    assert [[tuple(p.shape) for p in group["params"]] for group in groups[2:]] == [[(32, 4), (4,)], [(4, 4)]]
-    assert [group["weight_decay"] for group in groups] == [0.5, 0.0, 0.0, 0.5]
-    assert groups[2]["peak_lr"] == groups[3]["peak_lr"] == config.optimizer.codebook_lr
-
-
-def test_a_frozen_codebook_leaves_its_group_empty(images: Path) -> None:
-    tokenizer = tiny_tokenizer(tiny_config(images, *FROZEN))
-    groups = build_optimizer(tokenizer, OptimizerConfig()).param_groups
-    assert [len(group["params"]) > 0 for group in groups] == [True, True, False, False]
-    assert sum(len(group["params"]) for group in groups) == len(list(tokenizer.parameters()))
-
-
 def test_frozen_codes_stay_and_are_exported(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, "steps=3", *FROZEN)
     trainer = Trainer(config, tmp_path, ALONE)
@@ -430,56 +311,3 @@ def test_frozen_codes_stay_and_are_exported(images: Path, tmp_path: Path) -> Non
     assert trainer.run()
     assert torch.equal(trainer.state.tokenizer.quantizer.codebook, before)
     assert torch.equal(ImageTokenizer.from_pretrained(tmp_path / "model").quantizer.codebook, before)
-
-
-def test_optimizer_state_comes_back(images: Path) -> None:
-    config = tiny_config(images)
-    tokenizer = tiny_tokenizer(config)
-    optimizer = build_optimizer(tokenizer, config.optimizer)
-    for parameter in tokenizer.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    saved = optimizer_tensors(optimizer, tokenizer)
-    kept = {name: value.clone() for name, value in saved.items()}
-    other = build_optimizer(tokenizer, config.optimizer)
-    load_optimizer(other, tokenizer, saved)
-    optimizer.step()
-    assert all(torch.equal(saved[name], kept[name]) for name in kept)  # copies, not views
-    again = optimizer_tensors(other, tokenizer)
-    assert again.keys() == kept.keys()
-    assert all(torch.equal(again[name], kept[name]) for name in kept)
-
-
-def test_ema_is_the_weighted_mean(images: Path) -> None:
-    tokenizer = tiny_tokenizer(tiny_config(images)).double()
-    ema = EMA(tokenizer, 0.5)
-    name = "encoder.conv_in.weight"
-    weight = tokenizer.get_parameter(name)
-    expected = weight.detach().clone()
-    for n in range(6):
-        with torch.no_grad():
-            weight.add_(1.0)
-        ema.update(tokenizer, n)
-        decay = min(0.5, (1 + n) / (10 + n))
-        expected = decay * expected + (1 - decay) * weight.detach()
-    torch.testing.assert_close(ema.model.get_parameter(name), expected, rtol=1e-14, atol=0)
-
-
-def test_fresh_networks_are_almost_linear(images: Path) -> None:
-    """Twice the contrast of an image gives twice the change at the first block, and every bias starts at 0."""
-    encoder = tiny_tokenizer(tiny_config(images, "model.residual_gain=0")).encoder
-    assert isinstance(encoder, Encoder)
-    assert all((p == 0).all() for name, p in encoder.named_parameters() if name.endswith("conv1.bias"))
-    x = torch.rand(1, 3, 32, 32)
-    y = encoder.down[0](encoder.conv_in(x))
-    torch.testing.assert_close(encoder.down[0](encoder.conv_in(2 * x)), 2 * y, rtol=1e-5, atol=1e-6)
-
-
-def test_losses() -> None:
-    x, y = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
-    loss, terms = reconstruction_loss(x, y, LossConfig(l1=2.0, l2=3.0))
-    assert loss.item() == 2 * 0.5 + 3 * 0.25
-    assert {name: term.item() for name, term in terms.items()} == {"l1": 1.0, "l2": 0.75}
-    assert loss.requires_grad
-    assert not any(term.requires_grad for term in terms.values())
-    assert batch_psnr(x, y.detach()).item() == pytest.approx(10 * torch.log10(torch.tensor(16.0)).item())

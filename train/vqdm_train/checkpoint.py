@@ -18,6 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from vqdm_train.errors import StatedError
 from vqdm_train.files import sync, sync_folder
 
 __all__ = [
@@ -36,7 +37,7 @@ _STEP = re.compile(r"step-(\d{6,})")
 _HIDDEN = ".partial-"  # what carries this prefix is the rest of a save or of a deletion, and nobody's
 
 
-class CorruptCheckpointError(Exception):
+class CorruptCheckpointError(StatedError):
     """A checkpoint whose files are not those that were saved; the message names the file and what is wrong."""
 
 

@@ -28,15 +28,11 @@ def _errors_in_one_sentence() -> Iterator[None]:
     """What the library says about wrong input becomes click's error message."""
     from safetensors import SafetensorError
 
-    from vqdm_train.checkpoint import CorruptCheckpointError
-    from vqdm_train.data import CorruptDataError, CorruptImageError
-    from vqdm_train.out_of_memory import TooLargeError
-    from vqdm_train.trainer import DivergedError
+    from vqdm_train.errors import StatedError
 
     try:
         yield
-    except (ValueError, OSError, SafetensorError, CorruptCheckpointError, CorruptDataError, CorruptImageError,
-            DivergedError, TooLargeError) as error:  # fmt: skip
+    except (ValueError, OSError, SafetensorError, StatedError) as error:
         raise click.ClickException(str(error)) from error
 
 

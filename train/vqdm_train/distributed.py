@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vqdm_train.errors import StatedError
+
 __all__ = ["World", "average_gradients", "failing_together", "finish", "init"]
 
 PATIENCE = timedelta(minutes=30)
@@ -181,7 +183,7 @@ def failing_together(world: World, step: Callable[[], int]) -> Iterator[None]:
         if world.size == 1:
             raise
         waited = isinstance(error, dist.DistError) or "gloo/transport" in str(error)
-        if not waited and not isinstance(error, (ValueError, OSError)):  # those two say all in their sentence
+        if not waited and not isinstance(error, (ValueError, OSError, StatedError)):  # which say all in their sentence
             traceback.print_exc()
         cause = f"{type(error).__name__}: " + " ".join(str(error).split())
         place = f"rank {world.rank}, step {step()}"

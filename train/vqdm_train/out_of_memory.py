@@ -7,12 +7,13 @@ import torch
 
 from vqdm_train.config import Config
 from vqdm_train.distributed import World
+from vqdm_train.errors import StatedError
 from vqdm_train.plan import device_memory, largest_batch
 
 __all__ = ["TooLargeError", "saying_what_fits"]
 
 
-class TooLargeError(Exception):
+class TooLargeError(StatedError):
     """A step does not fit into the memory of the device; the message says what would."""
 
 

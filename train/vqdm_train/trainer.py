@@ -19,6 +19,7 @@ from vqdm_train.codebook import start_at_kmeans, start_at_table
 from vqdm_train.config import Config
 from vqdm_train.data import CorruptImageError, TrainStream, open_eval, open_train, prefetch
 from vqdm_train.distributed import World
+from vqdm_train.errors import StatedError
 from vqdm_train.evaluate import evaluate, tokens_per_image, write_json
 from vqdm_train.model import build_tokenizer
 from vqdm_train.out_of_memory import saying_what_fits
@@ -37,7 +38,7 @@ __all__ = ["DivergedError", "Trainer"]
 _MEASURED = 2048  # held-out images of a measurement on the way; others may have to wait for it
 
 
-class DivergedError(Exception):
+class DivergedError(StatedError):
     """Too many steps in a row had a loss or a gradient that is not finite; the weights are those before them."""
 
 
