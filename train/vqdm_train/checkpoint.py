@@ -19,7 +19,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from vqdm_train.errors import StatedError
-from vqdm_train.files import sync, sync_folder
+from vqdm_train.files import HIDDEN, sync, sync_folder
 
 __all__ = [
     "CheckpointConfig",
@@ -34,7 +34,6 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{6,})")
-_HIDDEN = ".partial-"  # what carries this prefix is the rest of a save or of a deletion, and nobody's
 
 
 class CorruptCheckpointError(StatedError):
@@ -129,7 +128,7 @@ def verify(folder: Path) -> None:
 
 def clean(root: Path) -> None:
     """Removes what killed saves and deletions left in `root`. Only while no other process saves there."""
-    for left in root.glob(f"{_HIDDEN}*"):
+    for left in root.glob(f"{HIDDEN}*"):
         if left.is_dir():
             shutil.rmtree(left)
         else:
@@ -209,7 +208,7 @@ def _delete(folder: Path) -> None:
 
 def _hidden(folder: Path, word: str) -> Path:
     """A hidden name beside the folder, with nothing under it."""
-    hidden = folder.with_name(f"{_HIDDEN}{os.getpid()}-{word}-{folder.name}")
+    hidden = folder.with_name(f"{HIDDEN}{os.getpid()}-{word}-{folder.name}")
     if hidden.exists():  # an earlier process with this number was killed
         shutil.rmtree(hidden)
     return hidden

@@ -5,7 +5,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["replace_file", "sync", "sync_folder"]
+__all__ = ["HIDDEN", "replace_file", "sync", "sync_folder"]
+
+HIDDEN = ".partial-"  # what carries this prefix is the rest of a save or of a deletion, and nobody's
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -13,7 +15,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     The hidden file keeps the suffix, by which writers choose a format. Where `write` fails nothing is left of it.
     """
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f"{HIDDEN}{path.name}")
     try:
         write(partial)
         sync(partial)

@@ -24,6 +24,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from vqdm_cuda import __version__
 from vqdm_train.evaluate import write_json
+from vqdm_train.files import replace_file
 
 __all__ = [
     "COLORS",
@@ -197,6 +198,4 @@ def log_axis(ax: Axes) -> None:
 
 def save_figure(path: Path, figure: Figure) -> None:
     """Writes a PNG in one atomic step."""
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=_DPI, facecolor="white")
-    os.replace(partial, path)
+    replace_file(path, lambda partial: figure.savefig(partial, format="png", dpi=_DPI, facecolor="white"))
